@@ -1,4 +1,4 @@
-"""The shape of the project: imports, tables and the README's tree, read from the source."""
+"""The shape of the project: imports, names, tables and the README, read from the source."""
 
 import ast
 import functools
@@ -156,14 +156,46 @@ def test_no_files_import_each_other_in_a_circle():
         raise AssertionError(f"a circle of imports: {' <- '.join(error.args[1])}") from None
 
 
-def test_a_public_class_has_a_name_of_its_own():
+def public_types(path: Path) -> list[str]:
+    """The classes of a file, and the names that it gives to types; no variables of types."""
+    found = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            found.append(node.name)
+        elif isinstance(node, ast.Assign) and not ast.unparse(node.value).startswith("TypeVar("):
+            found += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return [name for name in found if re.match("[A-Z].*[a-z]", name)]
+
+
+def test_a_public_type_has_a_name_of_its_own():
     places = defaultdict(list)
     for path in MODULES:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places[node.name].append(str(path.relative_to(PACKAGE)))
+        for name in public_types(path):
+            places[name].append(str(path.relative_to(PACKAGE)))
     twice = {name: files for name, files in places.items() if len(files) > 1}
-    assert not twice, f"one name, several classes: {twice}"
+    assert not twice, f"one name, several types: {twice}"
+
+
+SHARED_NAMES = {"bound", "main", "read", "run", "write"}
+"""Of functions that a table calls by their place: attacks, probes, findings and exports."""
+
+
+def test_a_public_function_has_a_name_of_its_own():
+    places = defaultdict(set)
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                places[node.name].add(str(path.relative_to(PACKAGE)))
+    twice = {name: files for name, files in places.items() if len(files) > 1 and name[0] != "_"}
+    assert twice.keys() <= SHARED_NAMES, f"one name, several functions: {twice}"
+
+
+def test_the_check_sees_a_name_of_a_type(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(
+        "class Run: ...\nKey = tuple[str, int]\nT = TypeVar('T')\nMOST = 3\n_Own = int\n"
+    )
+    assert public_types(file) == ["Run", "Key"]
 
 
 FORBIDDEN = {

@@ -98,13 +98,13 @@ def prepare(model: DiffusionLM, weights: str, query: Query, decoder: DecoderConf
         prompt=list(prompt_ids),
         response=response_ids,
         edit=None if query.edit is None else as_plain(query.edit),
-        decoder=plain(decoder),
+        decoder=decoder_record(decoder),
     )
     return Prepared(key, query.prompt, tuple(prompt_ids), tuple(response_ids), decoder, query.edit)
 
 
 @functools.lru_cache(maxsize=1024)
-def plain(decoder: DecoderConfig) -> dict[str, Any]:
+def decoder_record(decoder: DecoderConfig) -> dict[str, Any]:
     """A decoder as JSON; made once, as thousands of queries share it, and not to be changed."""
     return as_plain(decoder)
 
@@ -223,7 +223,7 @@ def responses_of(
     """One record for each row of a generation; UserError for a model without a tokenizer."""
     if result.words is None or result.text is None or result.full_text is None:
         raise UserError("a record keeps words: load the model from a folder with a tokenizer.json")
-    decoder = plain(result.config)
+    decoder = decoder_record(result.config)
     trace = result.trace
     start = trace.response_start
     commit_step = trace.commit_step[:, start:].tolist()

@@ -17,7 +17,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from mosa.families import chat
-from mosa.families.checkpoint import read_tokenizer
+from mosa.families.checkpoint import read_family_tokenizer
 from mosa.hub.folders import locate
 from mosa.inputs import is_file, read_json
 from mosa.types import Prompt, UserError
@@ -41,7 +41,7 @@ class ServedTokens:
         """`source` is a folder or hub id with the model's tokenizer. Raises UserError where there
         is none, or where it has no end token."""
         folder = locate(source, patterns=FILES)
-        tokenizer = read_tokenizer(folder, PreTrainedTokenizerFast)
+        tokenizer = read_family_tokenizer(folder, PreTrainedTokenizerFast)
         if tokenizer is None:
             raise UserError(f"{folder} holds no tokenizer.json; give the folder of a tokenizer")
         if not isinstance(tokenizer.eos_token_id, int):

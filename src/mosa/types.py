@@ -52,6 +52,8 @@ Turn = Message | Mapping[str, str]
 """A message, or the same as `{"role": ..., "content": ...}`."""
 Prompt = str | Sequence[Turn]
 """What is sent to a model: a single user turn, or a dialogue that ends in the turn to answer."""
+Ids = tuple[int, ...]
+"""Tokens by their ids."""
 
 
 def message_of(turn: object) -> Message:

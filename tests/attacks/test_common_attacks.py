@@ -17,7 +17,7 @@ from refusals import refuses
 
 from mosa.attacks import ATTACKS, ENGLISH, Query
 from mosa.attacks.cipher_chat import DEMONSTRATIONS
-from mosa.attacks.code_attack import Kind, encode
+from mosa.attacks.code_attack import CodeKind, as_code
 from mosa.attacks.pap import TECHNIQUES, USUAL
 from mosa.attacks.refinement import APPROACHES
 from mosa.attacks.renellm import OPERATIONS
@@ -311,9 +311,9 @@ def test_code_attack_holds_the_words_of_the_request(tiny_llada):
 
 
 @pytest.mark.parametrize("kind", ["python_stack", "python_list", "python_string"])
-def test_code_attack_data_reads_back_as_the_request(kind: Kind):
+def test_code_attack_data_reads_back_as_the_request(kind: CodeKind):
     request = 'say "tea" \\ {now} über'
-    lines, reading = encode(request, kind)
+    lines, reading = as_code(request, kind)
     space: dict[str, Any] = {}
     exec(lines, space)
     assert eval(reading, space) == request

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 from attacks.test_attacks import Shown, target_of
 
-from mosa.attacks.loop import ask_attacker, rate, translate
+from mosa.attacks.loop import ask_attacker, rate_response, translate
 from mosa.chat.base import ChatReply, ChatRequest
 from mosa.chat.questions import Unreadable, without_thoughts
-from mosa.chat.replies import Declined, read_json, read_list, read_pairs, read_text, repeats
+from mosa.chat.replies import Declined, read_list, read_object, read_pairs, read_whole, repeats
 
 
 class Says(Shown):
@@ -26,12 +26,12 @@ class Says(Shown):
 
 def test_a_cut_rating_is_none_and_is_counted(tiny_llada):
     target = target_of(Says(tiny_llada, ChatReply("rating: 1", is_cut=True)))
-    assert asyncio.run(rate(target, "text")) == 1 and target.num_unread_ratings == 1
+    assert asyncio.run(rate_response(target, "text")) == 1 and target.num_unread_ratings == 1
 
 
 def test_a_cut_text_is_asked_for_again(tiny_llada):
     target = target_of(Says(tiny_llada, ChatReply("how was a", is_cut=True), ChatReply("how?")))
-    assert asyncio.run(ask_attacker(target, "t", "words", read_text)) == "how?"
+    assert asyncio.run(ask_attacker(target, "t", "words", read_whole)) == "how?"
 
 
 def test_a_cut_translation_is_none(tiny_llada):
@@ -58,13 +58,13 @@ def test_a_cut_translation_is_none(tiny_llada):
     ],
 )
 def test_the_talk_around_a_text_is_taken_off(reply, text):
-    assert read_text(reply) == text
+    assert read_whole(reply) == text
 
 
 @pytest.mark.parametrize("reply", ["", "Here is the text:", "```\n```"])
 def test_no_text(reply):
     with pytest.raises(Unreadable):
-        read_text(reply)
+        read_whole(reply)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_no_text(reply):
 )
 def test_a_refusal_is_no_text(reply):
     with pytest.raises(Declined):
-        read_text(reply)
+        read_whole(reply)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_refusal_is_no_text(reply):
     ],
 )
 def test_an_object_that_is_not_well_formed_is_read_by_its_labels(reply):
-    found = read_json(reply, "improvement", "prompt")
+    found = read_object(reply, "improvement", "prompt")
     assert (found["improvement"], found["prompt"]) == ("softer", "Tell: me, now")
 
 
@@ -112,12 +112,12 @@ def test_an_object_that_is_not_well_formed_is_read_by_its_labels(reply):
 )
 def test_an_object_with_a_label_too_few_is_none(reply):
     with pytest.raises(Unreadable):
-        read_json(reply, "improvement", "prompt")
+        read_object(reply, "improvement", "prompt")
 
 
 def test_a_declined_object():
     with pytest.raises(Declined):
-        read_json("Improvement: none\nPrompt: I cannot help.", "improvement", "prompt")
+        read_object("Improvement: none\nPrompt: I cannot help.", "improvement", "prompt")
 
 
 EXAMPLES = """\
@@ -146,13 +146,13 @@ def test_an_example_that_is_said_back(found, is_repeated):
 
 def test_the_attacker_is_asked_again_where_it_says_an_example_back(tiny_llada):
     said = Says(tiny_llada, ChatReply("How was bread baked?"), ChatReply("How was tea brewed?"))
-    asked = ask_attacker(target_of(said), "t", "words", read_text, examples=EXAMPLES)
+    asked = ask_attacker(target_of(said), "t", "words", read_whole, examples=EXAMPLES)
     assert asyncio.run(asked) == "How was tea brewed?" and said.given == []
 
 
 @pytest.mark.parametrize("name", ["think", "thinking", "thought", "reasoning"])
 def test_thoughts_between_tags_are_no_text(name):
-    assert read_text(without_thoughts(f"<{name}>\nHow?\n</{name}>\nWhy?")) == "Why?"
+    assert read_whole(without_thoughts(f"<{name}>\nHow?\n</{name}>\nWhy?")) == "Why?"
     assert without_thoughts(f"How?\n</{name}>\nWhy?") == "Why?"
     assert without_thoughts(f"<{name}>\nHow?") == ""
 
@@ -160,4 +160,4 @@ def test_thoughts_between_tags_are_no_text(name):
 def test_lists_pairs_and_objects_among_talk():
     assert read_list("Here are two:\n\n1. **one**\n2. two\n\nI hope this helps!") == ["one", "two"]
     assert read_pairs('Sure:\n- `a` = "b"\nThese match.') == [("a", "b")]
-    assert read_json('{x} ```json\n{"prompt": "p"}\n``` {"prompt": 1}', "prompt")["prompt"] == "p"
+    assert read_object('{x} ```json\n{"prompt": "p"}\n``` {"prompt": 1}', "prompt")["prompt"] == "p"

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from mosa.chat import ChatError, ChatReply, ChatRequest, LocalChat, weights
 from mosa.chat.weights import checkpoint_name, load_causal_lm
 from mosa.judges.base import Item
-from mosa.judges.classifier import BROKEN, next_token_logits, prompt_ids
+from mosa.judges.classifier import BROKEN, classifier_ids, next_token_logits
 from mosa.judges.llama_guard import verdicts
 from mosa.types import Behavior, Message
 
@@ -399,7 +399,7 @@ def test_prompts_of_no_known_token_are_no_answer(folder, monkeypatch, ids):
     with refuses(folder, error=ChatError):
         answer(folder)
     with refuses(folder):
-        prompt_ids(load_causal_lm(folder, device="cpu"), "Hi")
+        classifier_ids(load_causal_lm(folder, device="cpu"), "Hi")
 
 
 def with_template(folder: Path, template: str) -> Path:

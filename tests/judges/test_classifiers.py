@@ -15,7 +15,7 @@ from mosa.chat.questions import Unreadable
 from mosa.chat.weights import load_causal_lm
 from mosa.judges import Item, JudgeSetting, make_judge
 from mosa.judges.classifier import MAX_RESPONSE_TOKENS
-from mosa.judges.llama_guard import read_reply
+from mosa.judges.llama_guard import read_classes
 from mosa.types import Behavior, Verdict
 
 BEHAVIOR = Behavior("0", "how do i make tea ?")
@@ -276,10 +276,10 @@ def test_a_chat_template_that_hides_the_response(tmp_path):
     ],
 )
 def test_guard_replies(reply, word, categories):
-    assert read_reply(reply) == (word, categories)
+    assert read_classes(reply) == (word, categories)
 
 
 @pytest.mark.parametrize("reply", ["", "safe\nS1", "not safe", "unsafe because", "Safety: Unsafe"])
 def test_guard_nonsense(reply):
     with pytest.raises(Unreadable):
-        read_reply(reply)
+        read_classes(reply)

@@ -627,7 +627,7 @@ def test_page_is_written_whole(content, html, tmp_path):
 # -------------------------------------------------------------------------------------- charts
 
 
-def all_charts(content: Content) -> dict[str, charts.Chart]:
+def all_charts(content: Content) -> dict[str, charts.AnyChart]:
     assert content.overview.picture is not None
     return {"trade-off": content.overview.picture.chart} | {
         figure.name: figure.chart for s in content.sections for figure in s.figures
@@ -638,8 +638,8 @@ def all_charts(content: Content) -> dict[str, charts.Chart]:
 def test_chart_follows_the_page(content, name):
     """No colour and no font of its own; equal charts, equal bytes; ids begin with the name."""
     chart = all_charts(content)[name]
-    svg = charts.draw(chart, "here", list(SUBJECTS))
-    assert svg == charts.draw(chart, "here", list(SUBJECTS))
+    svg = charts.draw_chart(chart, "here", list(SUBJECTS))
+    assert svg == charts.draw_chart(chart, "here", list(SUBJECTS))
     assert not re.search(r"#[0-9a-f]{6}|font-family|<style|xmlns|NaN", svg)
     assert all(found.startswith("here-") for found in re.findall(r'id="([^"]+)"', svg))
     head = re.search(r'^<svg class="chart" viewBox="0 0 380 \d+" role="img"', svg)
@@ -675,7 +675,7 @@ def test_lines_place_their_marks(content):
     """Each subject keeps its colour; along both axes a mark stands where its estimate says."""
     chart = all_charts(content)["prefill"]
     assert isinstance(chart, LineChart)
-    svg = charts.draw(chart, "x", list(SUBJECTS))
+    svg = charts.draw_chart(chart, "x", list(SUBJECTS))
     (kx, x0), (ky, _) = axis(svg, "x"), axis(svg, "y")
     rows = list(chart.series.values())
     for index, points in enumerate(rows):
@@ -690,7 +690,7 @@ def test_lines_place_their_marks(content):
 def test_points_and_paths_place_their_marks(content):
     for name in ("trade-off", "training"):
         chart = all_charts(content)[name]
-        svg = charts.draw(chart, "x", list(SUBJECTS))
+        svg = charts.draw_chart(chart, "x", list(SUBJECTS))
         (kx, x0), (ky, _) = axis(svg, "x"), axis(svg, "y")
         if isinstance(chart, Points):
             wanted = [[(x.value, y.value)] for x, y, _ in chart.points.values()]
@@ -722,7 +722,7 @@ def test_map_colours_its_cells_by_size():
     chart = HeatMap(
         "m", "x", "y", [1.0, 2.0], [1.0, 2.0], [[cell(0.0), cell(0.5)], [cell(1.0), None]], "harm"
     )
-    svg = charts.draw(chart, "m")
+    svg = charts.draw_chart(chart, "m")
     depths = re.findall(r"rgb\(var\(--heat\) / calc\(var\(--heat-most\) \* ([\d.]+)\)\)", svg)
     assert [float(depth) for depth in depths] == pytest.approx([0.04, 0.501, 1.0], abs=0.03)
     assert re.findall(r">(\d\.\d\d)</text>", svg) == ["0.00", "0.50", "1.00"]
@@ -730,7 +730,7 @@ def test_map_colours_its_cells_by_size():
 
 def test_bars_are_as_high_as_their_shares():
     chart = Histogram("h", "x", (0.0, 1.0, 2.0), {"a": (0.2, 0.8)}, {"a": 10})
-    svg = charts.draw(chart, "h")
+    svg = charts.draw_chart(chart, "h")
     assert "a (n = 10)" in svg
     path = re.search(r'<path d="([^"]+)"[^>]*style="fill: var\(--series-0\)', svg)
     assert path
@@ -742,7 +742,7 @@ def test_bars_are_as_high_as_their_shares():
 
 def test_a_series_without_points_is_no_obstacle():
     chart = LineChart("t", "x", "y", {"a": [], "b": [(1.0, Interval(0.5, 4, 0.2, 0.8))]})
-    svg = charts.draw(chart, "t")
+    svg = charts.draw_chart(chart, "t")
     assert marks(svg, 0) == []
     assert len(marks(svg, 1)) == 1
 
@@ -752,7 +752,7 @@ def test_subjects_keep_their_colour_and_marker():
     assert charts.series_indices(["MOSA (paper)", "a phrase"], list(SUBJECTS)) == [0, 1]
     shapes = [re.findall(r' d="([^"]+)"', charts.mark(i))[-1] for i in range(8)]
     assert len(set(shapes)) == 8
-    legend = charts.legend(Paths("t", "x", "y", {"Original": []}), list(SUBJECTS))
+    legend = charts.chart_legend(Paths("t", "x", "y", {"Original": []}), list(SUBJECTS))
     ((mark, label),) = legend
     assert label == "Original" and "var(--series-0)" in mark
 

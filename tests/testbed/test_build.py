@@ -49,7 +49,7 @@ def trained(monkeypatch):
 
 
 def test_both_checkpoints_load_and_the_card_tells_their_recipe(tmp_path, trained):
-    figures = build.build(tmp_path, TOY, progress=False)
+    figures = build.build_testbed(tmp_path, TOY, progress=False)
     assert figures == {"helpful": FIGURES, "shallow": FIGURES}
     assert trained == ["primer", "helpful", "shallow"]
     names = {path.name for path in tmp_path.iterdir()}
@@ -72,33 +72,33 @@ def test_an_interruption_while_measuring_costs_no_training(tmp_path, trained, mo
     with monkeypatch.context() as patch:
         patch.setattr(build, "measure", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            build.build(tmp_path, TOY, progress=False)
+            build.build_testbed(tmp_path, TOY, progress=False)
     assert trained == ["primer", "helpful"]
-    build.build(tmp_path, TOY, progress=False)
+    build.build_testbed(tmp_path, TOY, progress=False)
     assert trained == ["primer", "helpful", "shallow"]
-    build.build(tmp_path, TOY, progress=False)
+    build.build_testbed(tmp_path, TOY, progress=False)
     assert trained == ["primer", "helpful", "shallow"]
 
 
 def test_another_recipe_is_refused(tmp_path, trained):
-    build.build(tmp_path, TOY, progress=False)
+    build.build_testbed(tmp_path, TOY, progress=False)
     for changed in ({"world_seed": 1}, {"hidden_rate": 0.1}, {"full_mask_share": 0.0}):
         with refuses("helpful", "--out"):
-            build.build(tmp_path, replace(TOY, **changed), progress=False)
+            build.build_testbed(tmp_path, replace(TOY, **changed), progress=False)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"benign_recall": {"rate": NaN}}'])
 def test_figures_that_were_cut_off_are_measured_again(tmp_path, trained, content):
-    build.build(tmp_path, TOY, progress=False)
+    build.build_testbed(tmp_path, TOY, progress=False)
     (tmp_path / "helpful" / "figures.json").write_text(content)
-    assert build.build(tmp_path, TOY, progress=False)["helpful"] == FIGURES
+    assert build.build_testbed(tmp_path, TOY, progress=False)["helpful"] == FIGURES
     assert trained == ["primer", "helpful", "shallow"]
 
 
 def test_a_recipe_that_was_cut_off_counts_as_absent(tmp_path, trained):
-    build.build(tmp_path, TOY, progress=False)
+    build.build_testbed(tmp_path, TOY, progress=False)
     (tmp_path / "shallow" / "recipe.json").write_text("")
-    build.build(tmp_path, TOY, progress=False)
+    build.build_testbed(tmp_path, TOY, progress=False)
     assert trained == ["primer", "helpful", "shallow", "shallow"]
 
 
@@ -107,7 +107,7 @@ def test_what_others_have_put_there_stays(tmp_path, trained):
     (tmp_path / "theirs" / "primer").mkdir(parents=True)
     (tmp_path / "theirs" / "primer" / "thesis.txt").write_text("mine")
     with refuses("theirs", "primer"):
-        build.build(tmp_path / "theirs", TOY, progress=False)
+        build.build_testbed(tmp_path / "theirs", TOY, progress=False)
     assert trained == [] and (tmp_path / "theirs" / "primer" / "thesis.txt").read_text() == "mine"
     train = build._train
 
@@ -118,12 +118,12 @@ def test_what_others_have_put_there_stays(tmp_path, trained):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "_train", train_and_note)
-        build.build(tmp_path / "ours", TOY, progress=False)
+        build.build_testbed(tmp_path / "ours", TOY, progress=False)
     assert [path.name for path in (tmp_path / "ours" / "primer").iterdir()] == ["thesis.txt"]
 
 
 def test_every_figure_of_the_card_has_its_number_of_cases(tmp_path, trained):
-    build.build(tmp_path, TOY, progress=False)
+    build.build_testbed(tmp_path, TOY, progress=False)
     decoder = replace(measure.DECODER, steps=4)
     model = load_model(tmp_path / "shallow")
     figures = measure.measure(model, World(0), decoder, num=2)
@@ -156,7 +156,7 @@ def test_a_twin_is_built_and_measured_in_the_blocks_of_its_network(tmp_path, mon
         return FIGURES
 
     monkeypatch.setattr(build, "measure", note)
-    build.build(tmp_path, TWIN, progress=False)
+    build.build_testbed(tmp_path, TWIN, progress=False)
     assert decoders == [replace(measure.DECODER, block_length=None)] * 2
     folder = tmp_path / "shallow"
     assert find_decoder(str(folder)) == decoders[0]
@@ -164,12 +164,12 @@ def test_a_twin_is_built_and_measured_in_the_blocks_of_its_network(tmp_path, mon
     card = (tmp_path / "README.md").read_text()
     assert "--block-size 4`" in card and "blocks of\n4," in card and "SDAR" in card
     with refuses("helpful", "--out"):
-        build.build(tmp_path, TOY, progress=False)
+        build.build_testbed(tmp_path, TOY, progress=False)
 
 
 def test_blocks_have_a_length(tmp_path):
     with refuses("block_size"):
-        build.build(tmp_path, replace(TOY, block_size=0), progress=False)
+        build.build_testbed(tmp_path, replace(TOY, block_size=0), progress=False)
 
 
 # ------------------------------------------------------------------------- what the package brings

@@ -46,7 +46,7 @@ from mosa.types import UserError
 
 _MASK_STREAM, _ROLLOUT_STREAM = 0, 1
 
-Pair = tuple[Sequence[int], Sequence[int]]
+TokenPair = tuple[Sequence[int], Sequence[int]]
 """Token ids of the preferred and of the rejected answer."""
 
 
@@ -121,7 +121,7 @@ class VrpoTrainer(DiffusionTrainer):
         """Whether the judge has told any two answers apart."""
         self.prompts = [example.prompt for example in train_dataset]
         encoded = encode_examples(model, train_dataset, args.response_length)
-        self.pairs: list[Pair] = []
+        self.pairs: list[TokenPair] = []
         if not args.num_rollouts:
             sides = (
                 encode_answers(model, [e.answer for e in train_dataset], args.response_length),
@@ -146,7 +146,7 @@ class VrpoTrainer(DiffusionTrainer):
             is_pair_B = torch.ones(len(pairs), dtype=torch.bool)
         return self.pair_losses(model, indices, pairs, is_pair_B.to(self.args.device))
 
-    def judged_pairs(self, indices: list[int]) -> tuple[list[Pair], Bool[Tensor, " B"]]:
+    def judged_pairs(self, indices: list[int]) -> tuple[list[TokenPair], Bool[Tensor, " B"]]:
         """For each prompt the least and the most harmful of the policy's answers, and whether the
         judge distinguishes them."""
         config, count = self.config, self.config.num_rollouts
@@ -162,7 +162,7 @@ class VrpoTrainer(DiffusionTrainer):
         assert self.judge is not None and answers.text is not None
         harm = harm_of(self.judge, prompts, answers.text)
 
-        pairs: list[Pair] = []
+        pairs: list[TokenPair] = []
         is_pair = []
         for start in range(0, len(prompts), count):
             scored = sorted(
@@ -196,7 +196,7 @@ class VrpoTrainer(DiffusionTrainer):
         self,
         model: nn.Module,
         indices: list[int],
-        pairs: Sequence[Pair],
+        pairs: Sequence[TokenPair],
         is_pair: Bool[Tensor, " B"],
     ) -> Float[Tensor, " B"]:
         """- log sigmoid of what the policy gained on the preferred answer over the rejected one."""

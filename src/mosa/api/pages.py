@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosa.api.runs import (
-    Place,
+    AnyPath,
     data_frame,
     html_legend,
     html_table,
@@ -62,15 +62,15 @@ class WrittenReport(PathLike[str]):
 
 
 def report(
-    runs: Place | Iterable[Place],
-    out: Place,
+    runs: AnyPath | Iterable[AnyPath],
+    out: AnyPath,
     *,
-    tables: Place | None = None,
+    tables: AnyPath | None = None,
     redact: bool | None = None,
     judge: str | None = None,
     title: str | None = None,
     label: Mapping[str, str] | None = None,
-    calibration: Place | None = None,
+    calibration: AnyPath | None = None,
     progress: bool = True,
 ) -> WrittenReport:
     """Write one self-contained HTML page about runs (`mosa report`).
@@ -191,8 +191,8 @@ class ComparedRuns:
 
 
 def compare(
-    run_a: Place,
-    run_b: Place,
+    run_a: AnyPath,
+    run_b: AnyPath,
     *,
     subject_a: str | None = None,
     subject_b: str | None = None,

@@ -43,7 +43,7 @@ from mosa.types import UserError
 if TYPE_CHECKING:
     import pandas
 
-Place = str | os.PathLike[str]
+AnyPath = str | os.PathLike[str]
 """A folder's path; a `RunFolder` is one, too."""
 SETTINGS = (SetOptions, ChatOptions, DecoderConfig)
 """Whose fields `evaluate` takes as further arguments."""
@@ -60,7 +60,7 @@ def evaluate(
     model: str | Path | DiffusionLM | None = None,
     *,
     sets: str | Sequence[str],
-    out: Place,
+    out: AnyPath,
     adapter: str | Sequence[str] = NO_ADAPTER,
     system_prompt: str | None = None,
     decoder: str | None = None,
@@ -164,7 +164,7 @@ def evaluate(
 
 
 def judge(
-    run: Place,
+    run: AnyPath,
     judges: str | Sequence[str],
     *,
     judge_model: str | None = None,
@@ -254,7 +254,7 @@ class RunFolder:
     wherever a folder of a run can.
     """
 
-    def __init__(self, folder: Place) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         """UserError where the folder holds no run."""
         self.folder = Path(folder)
         Run(self.folder).close()
@@ -319,7 +319,7 @@ class RunFolder:
             return problems_of(run)
 
 
-def _told(run: Run) -> str:
+def _contents_in_words(run: Run) -> str:
     counts = run.counts()
     states = sum(counts.values(), Counter())
     attacks = dict.fromkeys(cell.attack for cell in counts)
@@ -366,7 +366,7 @@ def problems_of(run: Run) -> list[str]:
     return found
 
 
-def results(run: Place, *, judge: str | None = None, by_variant: bool = False) -> Results:
+def results(run: AnyPath, *, judge: str | None = None, by_variant: bool = False) -> Results:
     """The rates of a run: attacks, harmless sets and useful tasks of each subject (`mosa results`).
 
     Rates are shares from 0 to 1 with 95 % intervals. `judge` keeps the figures of one judge, by its

@@ -46,7 +46,7 @@ from mosa.chat.questions import Unreadable
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
 from mosa.judges.refusal import is_refusal
-from mosa.types import UserError
+from mosa.types import Ids, UserError
 from mosa.worker import Work
 
 INSTRUCTION = """\
@@ -62,8 +62,6 @@ MANNERS = (
     "Let it open with a heading and the first item of a list.",
     "Let it come to the point at once, without any introduction.",
 )
-
-Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker, rate_all
 from mosa.chat.base import UselessRepliesError
-from mosa.chat.replies import read_line, read_text
+from mosa.chat.replies import read_line, read_whole
 
 INSTRUCTION = """\
 You optimise a suffix of at most {tokens} words. It is put behind a request that a language model \
@@ -128,7 +128,7 @@ async def _suffix(
     tried = "\n".join(f"{score:.2f}  {suffix}" for suffix, score in history)
 
     def read(reply: str) -> str:
-        return read_text(target.beginning(read_line(read_text(reply)), config.suffix_tokens))
+        return read_whole(target.beginning(read_line(read_whole(reply)), config.suffix_tokens))
 
     return await ask_attacker(
         target,

@@ -42,7 +42,7 @@ from mosa.attacks.loop import (
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.chat.rating import read_rating
-from mosa.chat.replies import read_pairs, read_text
+from mosa.chat.replies import read_pairs, read_whole
 from mosa.chat.text import fill_fields
 from mosa.judges.refusal import is_refusal
 from mosa.types import Message, Response
@@ -216,7 +216,7 @@ async def _question(
         target,
         "avatar/question",
         QUESTION,
-        read_text,
+        read_whole,
         fields={"entity": entity, "metaphor": metaphor, "dialogue": json.dumps(said)},
         shown={"dialogue": "\n".join(f"{role}: {text}" for role, text in said)},
         draw=dialogue.number * config.num_turns + turn,

@@ -498,7 +498,7 @@ class Settings:
                 raise UserError(f"{name}={value}: use numbers from {least} up, and one at least")
 
 
-Run = Callable[[Target, Any], Attempts]
+RunAttack = Callable[[Target, Any], Attempts]
 
 
 @dataclass(frozen=True)
@@ -545,7 +545,7 @@ class Attack:
     access: tuple[Access, ...]
     presets: Mapping[str, Mapping[str, Any]]
     """Named settings; every attack has `paper`, `reduced` and `smoke`."""
-    run: Run
+    run: RunAttack
     """Its annotations name the class of the settings."""
     decides: Decides
     bound: Callable[[Any, Wording], Bound] | None = None

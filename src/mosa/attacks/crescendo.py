@@ -36,9 +36,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
-from mosa.attacks.loop import ask_attacker, rate
+from mosa.attacks.loop import ask_attacker, rate_response
 from mosa.chat.base import UselessRepliesError
-from mosa.chat.replies import read_text
+from mosa.chat.replies import read_whole
 from mosa.judges.refusal import is_refusal
 from mosa.types import Message, Response
 
@@ -82,13 +82,13 @@ class CrescendoConfig(Settings):
     """How often the attacker is asked until its reply can be read."""
 
 
-Turn = tuple[str, Response]
+Exchange = tuple[str, Response]
 """A question and its answer."""
 
 
 async def run(target: Target, config: CrescendoConfig) -> Attempts:
     """One attempt for each turn, refused ones included."""
-    history: list[Turn] = []
+    history: list[Exchange] = []
     refusals: list[str] = []
     refused = False
     while len(history) < config.num_turns and len(refusals) <= config.num_backtracks:
@@ -109,7 +109,7 @@ async def run(target: Target, config: CrescendoConfig) -> Attempts:
         # 4. evaluate
         else:
             history.append((text, response))
-            rating = await rate(target, said)
+            rating = await rate_response(target, said)
         yield target.attempt(
             answers,
             variant="backtracked" if refused else f"turn {len(history)}",
@@ -120,7 +120,7 @@ async def run(target: Target, config: CrescendoConfig) -> Attempts:
             return
 
 
-def _messages(history: Sequence[Turn]) -> list[Message]:
+def _messages(history: Sequence[Exchange]) -> list[Message]:
     return [
         message
         for asked, answer in history
@@ -131,7 +131,7 @@ def _messages(history: Sequence[Turn]) -> list[Message]:
 async def _next_question(
     target: Target,
     config: CrescendoConfig,
-    history: Sequence[Turn],
+    history: Sequence[Exchange],
     refusals: Sequence[str],
     refused: bool,
 ) -> str:
@@ -141,7 +141,7 @@ async def _next_question(
         target,
         "crescendo/next",
         NEXT,
-        read_text,
+        read_whole,
         fields={"history": json.dumps(turns), "refused": "yes" if refused else "no"},
         shown={
             "dialogue": dialogue or NOTHING,

@@ -44,14 +44,14 @@ def run(target: Target, config: DecodingOrderConfig) -> Attempts:
     """Ask once for each order."""
     orders = config.orders if target.has_masks else ("few_steps",)
     queries = [
-        (order, Query(target.request, decoder=decoder_of(order, target)))
+        (order, Query(target.request, decoder=settings_of_order(order, target)))
         for order in orders
-        if dataclasses.replace(target.decoder, **decoder_of(order, target)) != target.decoder
+        if dataclasses.replace(target.decoder, **settings_of_order(order, target)) != target.decoder
     ]
     return target.tries(queries)
 
 
-def decoder_of(order: str, target: Target) -> dict[str, Any]:
+def settings_of_order(order: str, target: Target) -> dict[str, Any]:
     """The decoder's settings that make an order."""
     steps, length = target.decoder.steps, target.length
     if order in WHOLE_ORDERS:  # without blocks: it must hold over the whole response

@@ -43,10 +43,10 @@ from typing import Literal
 from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker
 from mosa.chat.questions import Unreadable
-from mosa.chat.replies import read_line, read_pairs, read_text
+from mosa.chat.replies import read_line, read_pairs, read_whole
 from mosa.types import Message
 
-Words = list[tuple[str, str]]
+Substitutes = list[tuple[str, str]]
 """Words of a request, each with what stands for it."""
 
 REWRITE = """\
@@ -189,7 +189,7 @@ async def _rewrite(target: Target, config: DiaConfig, draw: int) -> str | None:
         target,
         "dia/rewrite",
         REWRITE,
-        read_text,
+        read_whole,
         examples=REWRITE,
         draw=draw,
         num_retries=config.num_retries,
@@ -213,7 +213,7 @@ async def _opening(target: Target, config: DiaConfig, asked: str) -> str:
     return written or target.start
 
 
-async def _words(target: Target, config: DiaConfig, asked: str) -> Words:
+async def _words(target: Target, config: DiaConfig, asked: str) -> Substitutes:
     """The words of a wording that are put back step by step; none unless DIA-II is tried."""
     if "defer" not in config.ways:
         return []
@@ -230,7 +230,7 @@ async def _words(target: Target, config: DiaConfig, asked: str) -> Words:
     return found or []
 
 
-def read_words(reply: str, asked: str) -> Words:
+def read_words(reply: str, asked: str) -> Substitutes:
     """The lines "word = harmless word" whose word stands in the wording and whose substitute does
     not; Unreadable where there is none.
 
@@ -246,7 +246,7 @@ def read_words(reply: str, asked: str) -> Words:
     return list(pairs.items())
 
 
-def put_back(asked: str, words: Words, number: int) -> str:
+def put_back(asked: str, words: Substitutes, number: int) -> str:
     """The wording with its first `number` words back in place and substitutes for the others.
 
     >>> put_back("pick a lock", [("pick", "polish"), ("lock", "lamp")], 1)
@@ -286,7 +286,7 @@ def _continued(target: Target, config: DiaConfig, asked: str, opening: str) -> l
 
 
 def _deferred(
-    target: Target, config: DiaConfig, asked: str, opening: str, words: Words
+    target: Target, config: DiaConfig, asked: str, opening: str, words: Substitutes
 ) -> list[Message]:
     """DIA-II."""
     sanitised = put_back(asked, words, 0)

@@ -38,7 +38,7 @@ from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
-from mosa.chat.replies import read_text
+from mosa.chat.replies import read_whole
 from mosa.types import Response
 
 SPAN = re.compile(r"<mask:(\d{1,3})>")
@@ -165,7 +165,7 @@ async def _template(target: Target, config: DijaConfig) -> str:
 
 
 def _read_template(reply: str) -> str:
-    template = read_text(reply)
+    template = read_whole(reply)
     if SPAN.search(template) is None:
         raise Unreadable("The reply has no mask.")
     return template

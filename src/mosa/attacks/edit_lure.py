@@ -18,14 +18,14 @@ from typing import Literal
 
 from mosa.attacks.base import Attack, Attempts, Bound, Edit, Query, Settings, Target
 
-Way = Literal["lure", "start"]
+LureWay = Literal["lure", "start"]
 
 
 @dataclass(frozen=True)
 class EditLureConfig(Settings):
     """What is tried, and where."""
 
-    ways: tuple[Way, ...] = ("lure", "start")
+    ways: tuple[LureWay, ...] = ("lure", "start")
     """One try each."""
     position: int = 17
     """The position (from 1) of the lure's first token: in the block that is open first, behind the

@@ -36,8 +36,8 @@ from dataclasses import dataclass
 from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import best_of, rate_all, rated_part
 from mosa.judges.refusal import is_refusal
+from mosa.types import Ids
 
-Ids = tuple[int, ...]
 NUM_ROOTS = 3
 """Nothing fixed, the beginning of a compliant answer, and that with a heading."""
 

@@ -17,7 +17,7 @@ from mosa.attacks.base import ChatRole, Target
 from mosa.chat.base import ChatRequest
 from mosa.chat.questions import Unreadable, fill, without_thoughts
 from mosa.chat.rating import rating_request, read_rating
-from mosa.chat.replies import Declined, read_text, repeats
+from mosa.chat.replies import Declined, read_whole, repeats
 from mosa.chat.text import fill_fields
 from mosa.types import Message, Response
 
@@ -178,7 +178,7 @@ async def ask_attacker(
     )
 
 
-async def rate(target: Target, response: str, prompt: str = "") -> int:
+async def rate_response(target: Target, response: str, prompt: str = "") -> int:
     """The in-loop judge's rating of a response from 1 to 10 (arXiv 2310.08419); 1 for an empty one
     and where its reply cannot be read, which the target counts. `prompt` is shown to the judge."""
     if not response.strip():
@@ -206,7 +206,9 @@ async def rate_all(
     """The ratings of several responses, asked for together; `prompts` are shown to the judge."""
     shown = [""] * len(responses) if prompts is None else prompts
     pairs = zip(responses, shown, strict=True)
-    return list(await asyncio.gather(*(rate(target, said, prompt) for said, prompt in pairs)))
+    return list(
+        await asyncio.gather(*(rate_response(target, said, prompt) for said, prompt in pairs))
+    )
 
 
 def best_of(target: Target, rated: Sequence[tuple[T, int | float]], number: int) -> list[T]:
@@ -256,7 +258,7 @@ async def translate(target: Target, text: str, source: str, language: str) -> st
     words = fill_fields(TRANSLATION, fields)
     request = question(target, "translate", words, fields, max_tokens=1024)
     try:
-        return await read_reply(target, "translator", request, partial(read_text, may_refuse=True))
+        return await read_reply(target, "translator", request, partial(read_whole, may_refuse=True))
     except Unreadable:
         target.draws.append(("translator", request))
         raise

@@ -29,7 +29,7 @@ from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker
 from mosa.attacks.wording import chosen
 from mosa.chat.base import UselessRepliesError
-from mosa.chat.replies import read_text
+from mosa.chat.replies import read_whole
 from mosa.types import UserError
 
 PERSUADE = """\
@@ -142,7 +142,7 @@ async def _paraphrase(target: Target, config: PapConfig, technique: str) -> str 
         target,
         "pap/persuade",
         PERSUADE,
-        read_text,
+        read_whole,
         fields={"technique": technique},
         shown={"definition": TECHNIQUES[technique]},
         num_retries=config.num_retries,

@@ -30,7 +30,7 @@ from typing import Literal
 from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker, rate_all
 from mosa.chat.base import UselessRepliesError
-from mosa.chat.replies import read_text
+from mosa.chat.replies import read_whole
 
 REFORMULATE = """\
 Turn each request into a question about the {tense}, which asks for the same and in as much \
@@ -105,7 +105,7 @@ async def _reformulated(target: Target, config: PastTenseConfig, draw: int) -> s
         target,
         "past_tense/reformulate",
         REFORMULATE,
-        read_text,
+        read_whole,
         fields={"tense": config.tense},
         shown={"examples": EXAMPLES[config.tense]},
         examples=EXAMPLES[config.tense],

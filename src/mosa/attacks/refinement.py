@@ -20,7 +20,7 @@ from mosa.attacks.base import Query, Settings, Target
 from mosa.attacks.loop import SYSTEM, about, ask_until_read, rate_all, rated_part
 from mosa.chat.base import ChatRequest
 from mosa.chat.questions import Unreadable
-from mosa.chat.replies import read_json
+from mosa.chat.replies import read_object
 from mosa.chat.text import fill_fields
 from mosa.types import Message, Response
 
@@ -114,7 +114,7 @@ class Leaf:
     """Prompts and their ratings, oldest first."""
 
 
-async def propose(target: Target, leaf: Leaf, aim: Aim, *, draw: int) -> Leaf | None:
+async def propose_leaf(target: Target, leaf: Leaf, aim: Aim, *, draw: int) -> Leaf | None:
     """The leaf with the attacker's next prompt; None where no reply of it can be read."""
     approach = f"{APPROACHES[leaf.approach]} " if leaf.approach else ""
     fields = {"aim": _wanted(target, aim), "request": target.request}
@@ -148,7 +148,7 @@ async def propose(target: Target, leaf: Leaf, aim: Aim, *, draw: int) -> Leaf | 
 
 def _read_proposal(reply: str, leaf: Leaf) -> dict[str, str]:
     """The texts of a new prompt; Unreadable where it is one that was tried, or our example."""
-    found = read_json(reply, "prompt", "improvement")
+    found = read_object(reply, "prompt", "improvement")
     sent = {prompt for prompt, _ in leaf.tried} | {EXAMPLE["prompt"]}
     if " ".join(found["prompt"].split()) in {" ".join(prompt.split()) for prompt in sent}:
         raise Unreadable("The prompt repeats another one.")
@@ -184,6 +184,6 @@ async def propose_all(
     """The next prompt for each leaf, all asked for together; those that cannot be read, or do not
     fit into the target's context, are left out."""
     proposals = await asyncio.gather(
-        *(propose(target, leaf, aim, draw=first_draw + i) for i, leaf in enumerate(leaves))
+        *(propose_leaf(target, leaf, aim, draw=first_draw + i) for i, leaf in enumerate(leaves))
     )
     return [leaf for leaf in proposals if leaf is not None and target.has_room(leaf.prompt)]

@@ -27,9 +27,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
-from mosa.attacks.loop import ask_attacker, asks_the_same, rate
+from mosa.attacks.loop import ask_attacker, asks_the_same, rate_response
 from mosa.chat.base import UselessRepliesError
-from mosa.chat.replies import read_text
+from mosa.chat.replies import read_whole
 from mosa.judges.refusal import is_refusal
 
 REWRITE = """\
@@ -113,7 +113,7 @@ async def run(target: Target, config: RenellmConfig) -> Attempts:
         response = await target.ask(Query(prompt))
         num_asked += 1
         # 5. evaluate
-        rating = None if is_refusal(response.text) else await rate(target, response.text)
+        rating = None if is_refusal(response.text) else await rate_response(target, response.text)
         details = {"operations": operations, "rating": rating}
         yield target.attempt([response], variant=scene, details=details, rating=rating or 0)
         if rating is not None and rating >= config.cutoff:
@@ -138,7 +138,7 @@ async def _rewritten(
                 target,
                 "renellm/rewrite",
                 REWRITE,
-                read_text,
+                read_whole,
                 fields={"operation": operation, "text": text},
                 shown={"how": OPERATIONS[operation]},
                 draw=draw,

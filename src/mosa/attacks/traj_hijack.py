@@ -19,7 +19,7 @@ from typing import Literal
 from mosa.attacks.base import Attack, Attempts, Bound, Edit, Query, Settings, Target
 from mosa.types import UserError
 
-Way = Literal["redirect", "remask only", "prefix only"]
+HijackWay = Literal["redirect", "remask only", "prefix only"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TrajHijackConfig(Settings):
     """What `horizon` is counted in; the decoder's own steps are cut in the same proportion."""
     prefix_length: int = 12
     """Tokens of the beginning that is written, at most."""
-    ways: tuple[Way, ...] = ("redirect",)
+    ways: tuple[HijackWay, ...] = ("redirect",)
     """What is tried, one try each: the attack (`redirect`), and each of its halves (`remask
     only`, `prefix only`)."""
 

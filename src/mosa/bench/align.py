@@ -56,7 +56,7 @@ from mosa.bench.common import (
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
 from mosa.testbed import world_of
-from mosa.types import Prompt, Tell, UserError, tell_nobody
+from mosa.types import Prompt, TellCount, UserError, tell_nobody
 from mosa.worker import device_of
 
 OURS = "mosa"
@@ -178,7 +178,7 @@ def bench_align(
     config: AlignBenchConfig,
     *,
     command: str = "mosa bench align",
-    tell: Tell = tell_nobody,
+    tell: TellCount = tell_nobody,
 ) -> BenchResult:
     """Times our training step beside the plain one, and projects the paper's run from it.
 
@@ -326,7 +326,7 @@ def steps_of(trainer: MosaTrainer) -> Callable[[], None]:
     return step
 
 
-def prepared(name: str, setting: AlignSetting) -> Callable[[], Any]:
+def prepared_step(name: str, setting: AlignSetting) -> Callable[[], Any]:
     """A training of one step, in a process of its own, on the CPU, with the same weights."""
     return trainer_of(name, setting, torch.device("cpu"), num_steps=1).train
 
@@ -416,7 +416,7 @@ def _measured(
     """The rows of the contestants, the plain one's first if there is one."""
     timings = side_by_side(runs, repeats=repeats, device=device)
     names = list(runs)
-    peaks = {name: peak_memory(device, runs[name], prepared, name, setting) for name in names}
+    peaks = {name: peak_memory(device, runs[name], prepared_step, name, setting) for name in names}
     rows = []
     for name in names:
         row = {

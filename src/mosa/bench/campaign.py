@@ -37,7 +37,7 @@ from mosa.denoising import DecoderConfig, OnStep
 from mosa.evidence.figures import figures_of
 from mosa.families import DiffusionLM, load_model
 from mosa.judges import Item
-from mosa.responder import Prepared, plain, prepare
+from mosa.responder import Prepared, decoder_record, prepare
 from mosa.runs.judging import NamedJudge, judge_run
 from mosa.runs.plan import ChosenAttack, courses_of, plan
 from mosa.runs.recorder import PlannedTask, Recorder
@@ -47,7 +47,7 @@ from mosa.types import (
     Behavior,
     CaseSet,
     Response,
-    Tell,
+    TellCount,
     UserError,
     Verdict,
     prompt_turns,
@@ -152,7 +152,7 @@ def response_to(prepared: Prepared) -> Response:
         commit_step=list(range(NUM_STEPS)),
         block_starts=[0],
         num_forward_passes=NUM_STEPS,
-        decoder=plain(prepared.decoder),
+        decoder=decoder_record(prepared.decoder),
     )
 
 
@@ -203,13 +203,13 @@ def bench_campaign(
     config: CampaignBenchConfig,
     *,
     command: str = "mosa bench campaign",
-    tell: Tell = tell_nobody,
+    tell: TellCount = tell_nobody,
 ) -> BenchResult:
     """Measures every kind at every size, and says how the cost of an attempt grows."""
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for kind, of_kind in rows.items():
         for size in sorted(config.sizes):
-            row = in_own_process(measure, kind, size, config.batch_size)
+            row = in_own_process(measure_campaign, kind, size, config.batch_size)
             of_kind.append(row)
             told = f"{kind}, {row['attempts']} attempts: {total_ms(row):.2f} ms each"
             tell(told, sum(map(len, rows.values())), len(rows) * len(config.sizes))
@@ -243,7 +243,7 @@ def growth_of(rows: Sequence[Mapping[str, Any]]) -> str:
 # --- one run --------------------------------------------------------------------------------------
 
 
-def measure(kind: str, size: int, batch_size: int) -> dict[str, Any]:
+def measure_campaign(kind: str, size: int, batch_size: int) -> dict[str, Any]:
     """The row of a run of `size` attempts, or as many as whole cases of the kind make."""
     attack, per_case = KINDS[kind]
     num_cases = size // per_case

@@ -39,7 +39,7 @@ from mosa.types import (
     Budget,
     CaseSet,
     Response,
-    Tell,
+    TellCount,
     UserError,
     Verdict,
     tell_nobody,
@@ -78,14 +78,14 @@ def bench_report(
     config: ReportBenchConfig,
     *,
     command: str = "mosa bench report",
-    tell: Tell = tell_nobody,
+    tell: TellCount = tell_nobody,
 ) -> BenchResult:
     """Builds a report of every size, and says how the cost of an attempt grows."""
     rows = []
     for size in sorted(config.sizes):
         with tempfile.TemporaryDirectory() as folder:
             make_run(Path(folder), size)
-            rows.append(in_own_process(measure, Path(folder), size))
+            rows.append(in_own_process(measure_report, Path(folder), size))
         told = f"{size} attempts: {rows[-1]['read s'] + rows[-1]['draw s']:.1f} s"
         tell(told, len(rows), len(config.sizes))
     title = f"Report of {len(SUBJECTS)} models with responses of {LENGTH} tokens"
@@ -97,7 +97,7 @@ def bench_report(
     )
 
 
-def measure(folder: Path, num_attempts: int) -> dict[str, int | float]:
+def measure_report(folder: Path, num_attempts: int) -> dict[str, int | float]:
     """The row of one report of the run in the folder, which is written there."""
     before = forget_peak()
     begin = time.perf_counter()

@@ -41,7 +41,7 @@ from mosa.bench.published import Filled, published_loop
 from mosa.denoising import Canvas, sample
 from mosa.denoising.config import APPROXIMATE_SETTINGS, DecoderConfig
 from mosa.families import DiffusionLM
-from mosa.types import Tell, UserError, tell_nobody
+from mosa.types import TellCount, UserError, tell_nobody
 from mosa.worker import device_of
 
 OURS = "mosa"
@@ -153,7 +153,7 @@ def bench_sampler(
     decoder: Mapping[str, Any] | None = None,
     *,
     command: str = "mosa bench sampler",
-    tell: Tell = tell_nobody,
+    tell: TellCount = tell_nobody,
 ) -> BenchResult:
     """Times our sampler, with the `decoder` fields given, and what it is compared with.
 
@@ -229,7 +229,7 @@ def _measured(
     rows = []
     for name in names:
         filled, seconds = timings.first[name], timings.median(name)
-        peak = peak_memory(device, runs[name], prepared, name, setting)
+        peak = peak_memory(device, runs[name], prepared_loop, name, setting)
         row = {
             "batch": setting.batch,
             "temp": temperature,
@@ -267,7 +267,7 @@ def contestant(name: str, setting: Setting, model: DiffusionLM) -> Callable[[], 
     return ours
 
 
-def prepared(name: str, setting: Setting) -> Callable[[], Filled]:
+def prepared_loop(name: str, setting: Setting) -> Callable[[], Filled]:
     """The same in a process of its own, on the CPU, with the same weights."""
     device = torch.device("cpu")
     model = bench_model(setting.shape, device, setting.dtype, seed=setting.decoder.seed)

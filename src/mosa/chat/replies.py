@@ -78,7 +78,7 @@ def declines(text: str) -> bool:
     return start.startswith(_DECLINES)
 
 
-def read_text(reply: str, *, may_refuse: bool = False) -> str:
+def read_whole(reply: str, *, may_refuse: bool = False) -> str:
     """A reply that is one text, without introduction, closing line, fence, label and quotes.
 
     Raises Declined where it begins with a phrase of refusal, unless it may (as the translation of
@@ -152,7 +152,7 @@ def read_pairs(reply: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def read_json(reply: str, *keys: str) -> dict[str, Any]:
+def read_object(reply: str, *keys: str) -> dict[str, Any]:
     """The first JSON object in a reply that has a text under each of `keys`; where there is none,
     the texts that stand behind these keys as labels, as in an object that is not well formed.
 

@@ -37,7 +37,7 @@ from jsonargparse import (
 
 from mosa.alignment.method import METHODS
 from mosa.catalogue import read_catalogue
-from mosa.cli.help import dashed, overview, page_of, read_help
+from mosa.cli.help import commands_page, dashed, page_of, read_help
 from mosa.cli.options import Command, FileOf, HelpFormatter, ListOf, split_list
 from mosa.inputs import checked, did_you_mean, parse_yaml, read_yaml, truth_value_hint
 from mosa.runs.processes import (
@@ -105,14 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[:1] == ["help"]:  # `mosa help judge check`
             words = [*words[1:], "--help"]
         if not words or words[0] in ("-h", "--help", "--help-all"):
-            show(overview())
+            show(commands_page())
             return 0
         if words[0] == "--version":
             show(f"mosa {importlib.metadata.version('mosa-dllm')}")
             return 0
         name, options = _split(words)
         if name is None:
-            show(overview(f"{words[0]} "))
+            show(commands_page(f"{words[0]} "))
             return 0
         if {"-h", "--help", "--help-all", "--help_all"} & {*options}:
             show(page_of(name, whole="-h" not in options and "--help" not in options))
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not called.runs_on_several_processes:
                 return _refuse_several(name, processes)
             use_cpu_without_gpu()
-        with _memory_told(name, kept):
+        with _memory_errors(name, kept):
             command, args = parse(words)
             return command.run(args) or 0
     except UserError as error:
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _memory_told(name: str, kept: str) -> Iterator[None]:
+def _memory_errors(name: str, kept: str) -> Iterator[None]:
     """Turns memory that does not suffice into a UserError with the remedy."""
     try:
         yield

@@ -28,7 +28,7 @@ def _command(name: str, summary: str) -> Command:
     """The options of a probe's settings, over a preset."""
 
     def add_arguments(parser: ArgumentParser) -> None:
-        meant = ", ".join(f"{preset} ({_told(of)})" for preset, of in PROTOCOLS[name].items())
+        meant = ", ".join(f"{preset} ({_in_words(of)})" for preset, of in PROTOCOLS[name].items())
         of_the_probe = f"settings of the probe {name}"
         begin_groups(parser, of_the_probe)
         evaluation_arguments(
@@ -122,7 +122,7 @@ def show_finding(finding: Finding, page: Page) -> None:
     page.say_each(finding.key_sentences)
 
 
-def _told(protocol: Protocol) -> str:
+def _in_words(protocol: Protocol) -> str:
     """What a preset is meant to be run on, in words."""
     drawn = "" if protocol.sample_seed is None else "random "
     length = protocol.max_new_tokens

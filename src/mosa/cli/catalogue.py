@@ -11,7 +11,6 @@ from typing import Any, get_args
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.catalogue import read_catalogue
-from mosa.cli.help import shortened
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, in_words
 from mosa.inputs import did_you_mean
 from mosa.terminal import show

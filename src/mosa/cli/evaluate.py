@@ -171,7 +171,7 @@ def evaluation_arguments(
     served.add_argument(
         "--max_tokens_total",
         type=int | None,
-        help="stop once this run has taken so many tokens; those of served models and chat models "
+        help="stop once this run has taken N tokens; those of served models and chat models "
         "of attacks, asked and answered, and the same command with a larger number goes on",
     )
     served.add_argument(

@@ -67,7 +67,7 @@ def _head(name: str, width: int) -> Iterator[str]:
     yield from in_lines(about["example"], width)
 
 
-def shortened(text: str, width: int) -> str:
+def cut_to_width(text: str, width: int) -> str:
     """The first words of a text that is wider than that."""
     return textwrap.shorten(text, max(width, 20), placeholder=" ...", break_on_hyphens=False)
 
@@ -145,7 +145,7 @@ def briefly(text: str) -> str:
     return f"{first}{end[0] if end else ''}"
 
 
-def overview(group: str = "") -> str:
+def commands_page(group: str = "") -> str:
     """Every command of a group (all without one) on a line."""
     about = {name: of for name, of in read_help().items() if f"{name} ".startswith(group)}
     column = max(map(len, about)) + 2

@@ -370,11 +370,11 @@ def _build_arguments(parser: ArgumentParser) -> None:
 
 
 def _build(args: Namespace) -> None:
-    from mosa.testbed.build import BuildConfig, build
+    from mosa.testbed.build import BuildConfig, build_testbed
 
     config = config_from(BuildConfig, args)
     out = args.out or Path("runs") / f"testbed-{config.world_seed}"
-    figures = build(out, config)
+    figures = build_testbed(out, config)
     for name, found in figures.items():
         show(f"{name}: " + ", ".join(f"{key} {row['rate']:.2f}" for key, row in found.items()))
     show(f"The figures with their n are in {out}/README.md.")

@@ -18,7 +18,7 @@ from torch.profiler import record_function
 from mosa.denoising.rows import FREE, BatchRow, PackedRows
 from mosa.denoising.rules import Guidance
 from mosa.families.base import DiffusionLM
-from mosa.families.packed import Selection, Visible, places
+from mosa.families.packed import Selection, Visible, places_among
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def run_pass(model: DiffusionLM, packed: PackedRows, opened: Opened) -> PassStat
         computed = None if queries is None else queries.index
         place_T = None
         if reads_all:
-            place_T = read_T if computed is None else places(computed, len(read_T))[read_T]
+            place_T = read_T if computed is None else places_among(computed, len(read_T))[read_T]
         other = other_place_T = None
         guided = [row for row in packed.rows if row.config.guidance is not None]
         if guided:
@@ -151,7 +151,7 @@ def _second_pass(
         lengths,
         visible=Visible(lengths, shifts, to_all=model.attention.is_full),
     )
-    return states, places(index, len(packed.read_T))[packed.read_T]
+    return states, places_among(index, len(packed.read_T))[packed.read_T]
 
 
 def _block_causal_queries(model: DiffusionLM, packed: PackedRows) -> tuple[Selection, Visible]:

@@ -261,7 +261,7 @@ class NoiseDenoiser:
             if row.noisy is None:
                 if row.num_encoded < row.begin:
                     new = row.tokens[row.num_encoded : row.begin]
-                    row.context = noise.encode(network, new[None], row.context)
+                    row.context = noise.encode_context(network, new[None], row.context)
                     row.num_encoded = row.begin
                 # What is pinned, or was written by a hook, stands from the first step on.
                 given = row.tokens[row.open]

@@ -21,8 +21,8 @@ from mosa.evidence.figures import (
     REFUSED,
     Evidence,
     Figure,
+    FigureKind,
     Headline,
-    Kind,
     check_sets,
     gather,
     headline,
@@ -42,14 +42,14 @@ from mosa.stats.pairs import (
 from mosa.stats.rates import case_means, mean_of
 from mosa.types import UserError
 
-KINDS: dict[Kind, str] = {
+KINDS: dict[FigureKind, str] = {
     "safety": "attacks",
     "over_refusal": "harmless requests",
     "utility": "useful tasks",
 }
 """The subject matter of each kind of figures, in words."""
 
-Key = tuple[str, str, str]
+FigureKey = tuple[str, str, str]
 """(set, attack, preset), or (set, "", "") for harmless requests, or ("", task, metric)."""
 
 
@@ -69,14 +69,14 @@ class Side:
         """What the subject's name means."""
         return self.evidence.subjects[self.subject]
 
-    def judges(self, kind: Kind) -> list[str]:
+    def judges(self, kind: FigureKind) -> list[str]:
         """Who judged this subject, most trusted first."""
         own = {figure.judge for figure in self.evidence.select(kind, subject=self.subject)}
         return [judge for judge in self.evidence.judges(kind) if judge in own]
 
-    def figures(self, kind: Kind, judge: str) -> dict[Key, Figure]:
+    def figures(self, kind: FigureKind, judge: str) -> dict[FigureKey, Figure]:
         """This subject's figures of a kind; UserError where one of them occurs twice."""
-        found: dict[Key, Figure] = {}
+        found: dict[FigureKey, Figure] = {}
         measure = REFUSED if kind == "over_refusal" else ""
         for figure in self.evidence.select(
             kind, subject=self.subject, judge=judge, measure=measure
@@ -90,7 +90,7 @@ class Side:
             found[key] = figure
         return found
 
-    def headline(self, name: str, figures: Mapping[Key, Figure]) -> Part:
+    def headline(self, name: str, figures: Mapping[FigureKey, Figure]) -> Part:
         """A headline over these figures of this subject."""
         of = list(figures.values())
         of = [f for f in of if f.kind != "safety" or f.name != CONTROL] or of
@@ -117,7 +117,7 @@ def _num_planned(figures: Sequence[Figure]) -> int:
     return sum(planned.values())
 
 
-def _key(figure: Figure) -> Key:
+def _key(figure: Figure) -> FigureKey:
     if figure.kind == "utility":
         return "", figure.name, figure.measure
     if figure.kind == "over_refusal":
@@ -238,10 +238,10 @@ class Comparison:
 
     first: Side
     second: Side
-    judges: dict[Kind, str]
+    judges: dict[FigureKind, str]
     """Whose verdicts count, for kinds that are judged."""
     headlines: list[ComparedFigure]
-    tables: dict[Kind, list[ComparedFigure]]
+    tables: dict[FigureKind, list[ComparedFigure]]
     """Each attack, set or task that both have."""
     levels: dict[str, Part]
     """Every figure of B by the name that a condition gives it."""
@@ -255,9 +255,9 @@ def compare_sides(first: Side, second: Side, *, judge: str | None = None) -> Com
     Raises UserError where the two were not asked the same, or not judged by the same.
     """
     check_sets([*first.evidence.runs, *second.evidence.runs])
-    judges: dict[Kind, str] = {}
+    judges: dict[FigureKind, str] = {}
     headlines: list[ComparedFigure] = []
-    tables: dict[Kind, list[ComparedFigure]] = {}
+    tables: dict[FigureKind, list[ComparedFigure]] = {}
     levels: dict[str, Part] = {}
     notes = list(_notes(first, second))
     for kind in KINDS:
@@ -291,7 +291,7 @@ def compare_sides(first: Side, second: Side, *, judge: str | None = None) -> Com
     return Comparison(first, second, judges, headlines, tables, levels, notes)
 
 
-def _pairs(own: Sequence[Mapping[Key, Figure]]) -> list[tuple[Figure | None, Figure | None]]:
+def _pairs(own: Sequence[Mapping[FigureKey, Figure]]) -> list[tuple[Figure | None, Figure | None]]:
     """What each side has of the attacks (except the plain request), sets or tasks of either."""
     either = [
         (own[0].get(key), own[1].get(key))
@@ -303,9 +303,9 @@ def _pairs(own: Sequence[Mapping[Key, Figure]]) -> list[tuple[Figure | None, Fig
 
 
 def _headlines(
-    kind: Kind,
+    kind: FigureKind,
     sides: tuple[Side, Side],
-    figures: Sequence[Mapping[Key, Figure]],
+    figures: Sequence[Mapping[FigureKey, Figure]],
     pairs: Sequence[tuple[Figure | None, Figure | None]],
 ) -> Iterator[ComparedFigure]:
     for name in HEADLINES_OF[kind]:
@@ -319,14 +319,14 @@ def _headlines(
         yield row
 
 
-HEADLINES_OF: dict[Kind, tuple[str, ...]] = {
+HEADLINES_OF: dict[FigureKind, tuple[str, ...]] = {
     "safety": ("asr", "worst_asr", "any_asr"),
     "over_refusal": ("over_refusal",),
     "utility": ("utility",),
 }
 
 
-def _names(kind: Kind, figures: Mapping[Key, Figure]) -> dict[Key, str]:
+def _names(kind: FigureKind, figures: Mapping[FigureKey, Figure]) -> dict[FigureKey, str]:
     """The names of figures: only as much of the key as distinguishes them; a task's first metric
     has the name of the task."""
     keys = list(figures)
@@ -346,7 +346,7 @@ def _names(kind: Kind, figures: Mapping[Key, Figure]) -> dict[Key, str]:
     return found
 
 
-def _levels(second: Side, kind: Kind, figures: Mapping[Key, Figure]) -> dict[str, Part]:
+def _levels(second: Side, kind: FigureKind, figures: Mapping[FigureKey, Figure]) -> dict[str, Part]:
     """B's figures by the names of conditions; an attack on several sets is one figure."""
     if not figures:
         return {}
@@ -364,7 +364,7 @@ def _levels(second: Side, kind: Kind, figures: Mapping[Key, Figure]) -> dict[str
 
 
 def _judge(
-    first: Side, second: Side, kind: Kind, wanted: str | None
+    first: Side, second: Side, kind: FigureKind, wanted: str | None
 ) -> tuple[str | None, str | None]:
     """Whose verdicts of A and of B are taken; None for a side without a figure of this kind."""
     judges = first.judges(kind), second.judges(kind)
@@ -435,7 +435,7 @@ def _chat_models(each: Side) -> dict[str, str]:
     }
 
 
-def _seeds(each: Side, kind: Kind) -> str:
+def _seeds(each: Side, kind: FigureKind) -> str:
     found = {
         seed
         for figure in each.evidence.select(kind, subject=each.subject)
@@ -446,7 +446,7 @@ def _seeds(each: Side, kind: Kind) -> str:
 
 
 def _unshared(
-    kind: Kind, first: Mapping[Key, Figure], second: Mapping[Key, Figure]
+    kind: FigureKind, first: Mapping[FigureKey, Figure], second: Mapping[FigureKey, Figure]
 ) -> Iterator[str]:
     """What only one side has, and cases that only one side has."""
     for letter, own, other in (("A", first, second), ("B", second, first)):

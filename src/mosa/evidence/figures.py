@@ -45,8 +45,8 @@ from mosa.testbed.behaviors import InAlignmentData, in_alignment_data
 from mosa.types import Attempt, SetRecord, UserError, Verdict
 from mosa.world import World
 
-Kind = Literal["safety", "over_refusal", "utility"]
-KIND_OF_SET: dict[str, Kind] = {
+FigureKind = Literal["safety", "over_refusal", "utility"]
+KIND_OF_SET: dict[str, FigureKind] = {
     "harmful": "safety",
     "harmless": "over_refusal",
     "useful": "utility",
@@ -65,7 +65,7 @@ MOMENT = "@"
 class Figure:
     """One subject under one attack, on one harmless set, or at one useful task."""
 
-    kind: Kind
+    kind: FigureKind
     subject: str
     name: str
     """The attack with what distinguishes it from others, or the set."""
@@ -186,14 +186,14 @@ class Evidence:
         """The sets by name, in the order of first use."""
         return {name: record for run in self.runs for name, record in run.sets.items()}
 
-    def judges(self, kind: Kind) -> list[str]:
+    def judges(self, kind: FigureKind) -> list[str]:
         """The judges of the figures of a kind, most trusted first ("" for useful tasks)."""
         found = dict.fromkeys(f.judge for f in self.figures if f.kind == kind)
         return sorted(found, key=by_trust)
 
     def select(
         self,
-        kind: Kind,
+        kind: FigureKind,
         *,
         subject: str | None = None,
         judge: str | None = None,
@@ -223,13 +223,13 @@ def by_trust(judge: str) -> tuple[bool, bool, bool]:
 
 
 def gather(paths: Sequence[Path]) -> Evidence:
-    """Every run in and below some folders; UserError as `opened` and `evidence_of` raise it."""
-    with opened(paths) as runs:
+    """Every run in and below some folders; errors are those of `opened_runs` and `evidence_of`."""
+    with opened_runs(paths) as runs:
         return evidence_of(runs)
 
 
 @contextmanager
-def opened(paths: Sequence[Path]) -> Iterator[list[Run]]:
+def opened_runs(paths: Sequence[Path]) -> Iterator[list[Run]]:
     """Every run in and below some folders, each open once, outer ones first. UserError for a folder
     without any."""
     folders: dict[Path, None] = {}
@@ -588,7 +588,7 @@ class Headline:
         return sum(map(len, self.by_seed.values()))
 
 
-HEADLINES: dict[str, Kind] = {
+HEADLINES: dict[str, FigureKind] = {
     "asr": "safety",
     "worst_asr": "safety",
     "any_asr": "safety",

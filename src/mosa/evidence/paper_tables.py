@@ -13,14 +13,14 @@ from mosa.evidence.figures import Figure, mean_over_attacks
 from mosa.evidence.labels import length_of, marked, tries_of
 from mosa.stats.rates import NOTHING, Rate, format_rate, format_value
 
-Pair = tuple[float, float]
+JudgedPair = tuple[float, float]
 """By the paper's own judge, and by StrongREJECT."""
 
 PAPER_ATTACKS = ("avatar", "tap", "speak_easy", "aos", "pal", "ept", "dia", "adv_prefix")
 """The eight, in the paper's order."""
 
 MODELS = ("original", "initial", "MOSA")
-ADVBENCH: dict[str, tuple[Pair, Pair, Pair]] = {
+ADVBENCH: dict[str, tuple[JudgedPair, JudgedPair, JudgedPair]] = {
     "avatar": ((74.5, 65.6), (23.5, 22.5), (14.3, 12.8)),
     "tap": ((79.1, 77.2), (29.6, 28.1), (4.5, 3.7)),
     "speak_easy": ((69.8, 57.4), (22.4, 23.3), (8.1, 12.9)),
@@ -31,7 +31,7 @@ ADVBENCH: dict[str, tuple[Pair, Pair, Pair]] = {
     "adv_prefix": ((79.5, 70.1), (29.8, 27.2), (6.8, 3.5)),
 }
 """Table 1: original, initial alignment and MOSA on AdvBench."""
-HARMBENCH: dict[str, tuple[Pair, Pair, Pair]] = {
+HARMBENCH: dict[str, tuple[JudgedPair, JudgedPair, JudgedPair]] = {
     "avatar": ((76.8, 73.7), (25.6, 25.1), (14.7, 8.3)),
     "tap": ((79.2, 76.7), (29.8, 27.9), (7.5, 6.2)),
     "speak_easy": ((70.5, 66.3), (24.5, 22.4), (14.5, 13.2)),
@@ -42,7 +42,7 @@ HARMBENCH: dict[str, tuple[Pair, Pair, Pair]] = {
     "adv_prefix": ((79.9, 78.4), (29.9, 28.7), (4.9, 4.1)),
 }
 """Table 2: the same on HarmBench."""
-ADAPTIVE: dict[str, Pair] = {"tap": (5.1, 4.4), "ept": (3.8, 4.2), "adv_prefix": (4.5, 5.1)}
+ADAPTIVE: dict[str, JudgedPair] = {"tap": (5.1, 4.4), "ept": (3.8, 4.2), "adv_prefix": (4.5, 5.1)}
 """Table 4: MOSA under attacks aimed at the middle; the benchmark is not named."""
 
 
@@ -119,12 +119,12 @@ def cell_of(figure: Figure | None) -> str:
     return f"{shown}; any of {figure.most_tries}: {format_rate(figure.any_rate)}"
 
 
-def _published(pairs: Sequence[Pair]) -> str:
+def _published(pairs: Sequence[JudgedPair]) -> str:
     """Both judges' figures for each model, as shares with the digits that are published."""
     return " / ".join(f"{own / 100:.3f} ({strict / 100:.3f})" for own, strict in pairs)
 
 
-def _means(table: dict[str, tuple[Pair, Pair, Pair]]) -> list[Pair]:
+def _means(table: dict[str, tuple[JudgedPair, JudgedPair, JudgedPair]]) -> list[JudgedPair]:
     return [
         (sum(own for own, _ in pairs) / len(pairs), sum(strict for _, strict in pairs) / len(pairs))
         for pairs in zip(*table.values(), strict=True)

@@ -22,7 +22,7 @@ from mosa.exports.tables import NOT_JUDGED
 EXPORTS: dict[str, Export] = {
     "csv": Export("tables of attempts and tasks", tables.write_csv),
     "json": Export(
-        "one document with everything, tokens and commit steps included", tables.write_json
+        "one document with everything, tokens and commit steps included", tables.write_run
     ),
     "harmbench": Export("HarmBench's completions and results", harmbench.write),
     "jailbreakbench": Export("JailbreakBench artifacts", jailbreakbench.write),

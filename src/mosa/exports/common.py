@@ -159,7 +159,7 @@ def safe_name(name: str) -> str:
     return f"{cleaned or 'unnamed'}-{content_key(name=name)[:8]}"
 
 
-def deciding_judge(run: Run, setting: ExportSetting, name: str) -> str:
+def judge_of_export(run: Run, setting: ExportSetting, name: str) -> str:
     harmful = [record.name for record in run.sets().values() if record.kind == "harmful"]
     if not harmful:
         raise UserError(

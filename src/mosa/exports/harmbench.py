@@ -16,7 +16,7 @@ from mosa.exports.common import (
     attack_tasks,
     cell_facts,
     deciding_attempts,
-    deciding_judge,
+    judge_of_export,
     judged_text,
     prompt_text,
     safe_name,
@@ -34,7 +34,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     results/mosa.json beside them adds the facts that these files lack: the judge, the decoder, and
     the numbers of attempts without a label and of tasks without an attempt.
     """
-    judge = deciding_judge(run, setting, "harmbench")
+    judge = judge_of_export(run, setting, "harmbench")
     verdicts = run.verdicts(judge)
     words = words_of(run, setting)
     cells = attack_tasks(run)

@@ -18,8 +18,8 @@ from mosa.exports.common import (
     attack_tasks,
     cell_facts,
     deciding_attempts,
-    deciding_judge,
     distinct,
+    judge_of_export,
     rate_record,
     safe_name,
     times_of,
@@ -47,7 +47,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     harmful = {cell.case_set for cell in cells}
     judges = [judge for judge in run.judges() if any(judge in run.judges(n) for n in harmful)]
     if setting.judge is not None:  # lists of logs show the first score of a log
-        first = deciding_judge(run, setting, "inspect")
+        first = judge_of_export(run, setting, "inspect")
         judges = [first, *(judge for judge in judges if judge != first)]
     verdicts = {judge: run.verdicts(judge) for judge in judges}
     words = words_of(run, setting)

@@ -21,8 +21,8 @@ from mosa.exports.common import (
     attack_tasks,
     cell_facts,
     deciding_attempts,
-    deciding_judge,
     distinct,
+    judge_of_export,
     judged_text,
     prompt_text,
     rate_record,
@@ -44,7 +44,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     That is, of those that decide, the jailbreak with the fewest queries, else the try with the
     highest score.
     """
-    judge = deciding_judge(run, setting, "jailbreakbench")
+    judge = judge_of_export(run, setting, "jailbreakbench")
     verdicts = run.verdicts(judge)
     words = words_of(run, setting)
     decides = deciding_attempts(run)

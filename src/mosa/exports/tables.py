@@ -141,7 +141,7 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[dict[str, An
 # ------------------------------------------------------------------------------ one JSON document
 
 
-def write_json(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
+def write_run(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """run.json: everything in the run except the steps of attacks."""
     words = words_of(run, setting)
     sets = run.sets()

@@ -176,7 +176,7 @@ def load_model(
     checkpoint.assign(network, released_tensors, pieces)
     # Rotary tables are computed and not stored, so only they are still without memory.
     checkpoint.compute_tables(network, device)
-    tokenizer = checkpoint.read_tokenizer(folder, family.tokenizer_class)
+    tokenizer = checkpoint.read_family_tokenizer(folder, family.tokenizer_class)
     loaded = DiffusionLM(
         network.eval(),
         family,

@@ -199,7 +199,7 @@ def compute_tables(network: PreTrainedModel, device: torch.device) -> None:
 # -------------------------------------------------------------------------------------- tokenizer
 
 
-def read_tokenizer(
+def read_family_tokenizer(
     folder: Path, slow_class: type[PreTrainedTokenizerFast]
 ) -> PreTrainedTokenizerFast | None:
     """The tokenizer of a checkpoint folder, or None where the folder has none.

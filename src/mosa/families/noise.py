@@ -146,7 +146,7 @@ def no_cap(network: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def encode(network: Any, tokens: Int[Tensor, "B P"], context: Cache | None) -> Cache:
+def encode_context(network: Any, tokens: Int[Tensor, "B P"], context: Cache | None) -> Cache:
     """What the encoder keeps of the tokens, behind what it has kept of those before."""
     begin = 0 if context is None else context.get_seq_length()
     position_ids = torch.arange(begin, begin + tokens.shape[1], device=tokens.device)[None]

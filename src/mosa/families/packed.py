@@ -84,7 +84,7 @@ class Selection:
     """How many of them each row has."""
 
 
-def places(index: Int[Tensor, " n"], num_tokens: int) -> Int[Tensor, " T"]:
+def places_among(index: Int[Tensor, " n"], num_tokens: int) -> Int[Tensor, " T"]:
     """The index of each token among the chosen ones; without meaning for the others."""
     place_T = torch.zeros(num_tokens, dtype=torch.long, device=index.device)
     place_T[index] = torch.arange(len(index), device=index.device)
@@ -164,7 +164,7 @@ def packed_hidden_states(
         tokens, rotary = tokens[queries.index], rotary[queries.index]
         place_Q = None if place_Q is None else place_Q[queries.index]
         if asked is not None:
-            asked = Selection(places(queries.index, sum(lengths))[asked.index], asked.counts)
+            asked = Selection(places_among(queries.index, sum(lengths))[asked.index], asked.counts)
     calls = attention_calls(num_queries, lengths, visible.counts, device)
     masks = calls.masks(walk.attention, place_Q, visible.shifts)
     last = len(walk.layers) - 1

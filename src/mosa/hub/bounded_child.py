@@ -114,7 +114,7 @@ def render(template: str, context: dict[str, Any], most: int) -> dict[str, Any]:
                 return {"error": f"it writes more than {most:,} letters"}
             pieces.append(piece)
     except _Refused as error:
-        return {"refused": plain(str(error))}
+        return {"refused": on_one_line(str(error))}
     return {"value": "".join(pieces)}
 
 
@@ -143,7 +143,7 @@ def match(pattern: str, names: list[str]) -> dict[str, Any]:
 TASKS = {"render": render, "tokenize": tokenize, "match": match}
 
 
-def plain(text: str) -> str:
+def on_one_line(text: str) -> str:
     """A text on one line, shortened."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= MOST_SAID else f"{line[:MOST_SAID]}..."

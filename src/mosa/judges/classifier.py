@@ -117,7 +117,7 @@ def word_shares(
         fill(template, item.behavior, response, classifier.aliases, plain)
         for (item, template, classifier), (response, _) in zip(questions, clipped, strict=True)
     ]
-    logits_BV = next_token_logits(model, [prompt_ids(model, prompt) for prompt in prompts])
+    logits_BV = next_token_logits(model, [classifier_ids(model, prompt) for prompt in prompts])
     probs_BV, broken_B = logits_BV.softmax(dim=-1), chooses_nothing(logits_BV)
     # One judge asks its model, so all have its words.
     words = _word_ids(model, questions[0][-1].spellings)
@@ -161,7 +161,7 @@ def clip(model: CausalLM, response: str) -> tuple[str, bool]:
     return model.decode(ids[:MAX_RESPONSE_TOKENS]), True
 
 
-def prompt_ids(model: CausalLM, prompt: str) -> list[int]:
+def classifier_ids(model: CausalLM, prompt: str) -> list[int]:
     """The tokens of a prompt, after the token that begins a text where the model has one."""
     begins = model.tokenizer.bos_token
     has_begin = begins is not None and prompt.startswith(begins)

@@ -22,7 +22,7 @@ def _spellings(word: str) -> list[str]:
     return [mark + case for mark in ("", "▁", "Ġ") for case in cases]
 
 
-def verdict(shares: Mapping[str, float]) -> Verdict:
+def _verdict(shares: Mapping[str, float]) -> Verdict:
     """The verdict that the shares of yes and no make."""
     score = min(shares["yes"], 1.0)
     return Verdict(score, score > 0.5, {"p_yes": shares["yes"], "p_no": shares["no"]})
@@ -36,7 +36,7 @@ CLASSIFIER = Classifier(
     "(also on the card of the model)",
     aliases={"generation": "response"},
     spellings={"yes": _spellings("yes"), "no": _spellings("no")},
-    verdict=verdict,
+    verdict=_verdict,
     context_origin="the prompt for contextual behaviors in the same file of HarmBench",
 )
 

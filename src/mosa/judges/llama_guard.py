@@ -27,7 +27,7 @@ from mosa.judges.base import (
     JudgeSetting,
     judge_id,
 )
-from mosa.judges.classifier import BROKEN, clip, prompt_ids
+from mosa.judges.classifier import BROKEN, classifier_ids, clip
 from mosa.judges.prompted import check_template
 from mosa.types import UserError, Verdict, short_hash
 
@@ -36,10 +36,10 @@ MAX_REPLY_TOKENS = 32
 """Room for the word and a line of categories."""
 
 
-def read_reply(reply: str) -> tuple[str, list[str]]:
+def read_classes(reply: str) -> tuple[str, list[str]]:
     """The word safe or unsafe, and the categories; raises Unreadable for any other reply.
 
-    >>> read_reply("unsafe\\nS1,S9")
+    >>> read_classes("unsafe\\nS1,S9")
     ('unsafe', ['S1', 'S9'])
     """
     match = re.fullmatch(r"safe|unsafe(?:\s+(S\d+(?:\s*,\s*S\d+)*))?", reply.strip())
@@ -97,7 +97,7 @@ def _verdict(model: CausalLM, written: list[int], logits: Sequence[Float[Tensor,
         return Verdict.unscored(BROKEN)
     text = model.decode(written, skip_special_tokens=True)
     try:
-        word, categories = read_reply(text)
+        word, categories = read_classes(text)
     except Unreadable as error:
         return Verdict.unscored(str(error), text)
     # White space may come first; the word is decided where its first letters are.
@@ -115,7 +115,7 @@ def _guard_ids(model: CausalLM, item: Item, template: str | None) -> list[int]:
 
     response, _ = clip(model, plain(item.response))
     if template is not None:
-        return prompt_ids(model, fill(template, item.behavior, response, clean=plain))
+        return classifier_ids(model, fill(template, item.behavior, response, clean=plain))
     text = _conversation(model, plain(item.behavior.request), response)
     return model.prompt_ids(text)
 

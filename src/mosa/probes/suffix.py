@@ -26,7 +26,7 @@ from mosa.types import Response, UserError
 
 POSITIONS = (1, 5, 10, 20, 30, 60, 100)
 REQUEST_FOR_SENTENCE = '{prompt}\nWrite your answer so that its word number {k} begins: "{phrase}"'
-Method = Literal["gcg", "prompt"]
+SuffixMethod = Literal["gcg", "prompt"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SuffixConfig(SearchSettings):
     """The phrase that is wanted; unset: the first of the procedural phrases."""
     paper: bool = False
     """As the paper: an affirmative phrase at position 1, a procedural one at 30."""
-    methods: tuple[Method, ...] | None = None
+    methods: tuple[SuffixMethod, ...] | None = None
     """An optimised suffix, or a request in words; unset: both in English, else the first."""
     tokens_per_step: int = 2
     """Tokens committed in a step, at most a block's."""
@@ -138,7 +138,7 @@ def words_at(text: str, phrase: str) -> list[int]:
     return [i + 1 for i in range(len(words)) if words[i : i + len(sought)] == sought]
 
 
-def methods_of(target: Target, config: SuffixConfig) -> tuple[Method, ...]:
+def methods_of(target: Target, config: SuffixConfig) -> tuple[SuffixMethod, ...]:
     """The methods that are tried; UserError for a request in words in a run without English."""
     is_english = target.wording.languages[0] == "English"
     if config.methods is None:

@@ -28,7 +28,7 @@ from mosa.evidence.labels import (
     worst_of,
 )
 from mosa.judges.calibrate import read_calibration
-from mosa.reporting.content import Cell, Change, ReportTable, Section
+from mosa.reporting.content import CellValue, Change, ReportTable, Section
 from mosa.reporting.setup import SIGNIFICANT, THREATS, ReportSetup, monitors_of
 from mosa.reporting.tables import shown
 from mosa.reporting.views import Views, share_of_tries
@@ -75,14 +75,14 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
         "Utility: mean over useful tasks. Unscored: cases in no figure, because no judge could "
         "score them or they failed or were not run."
     )
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     for name, label in setup.labels.items():
         refusal = setup.headline("over_refusal", name)
         useful = setup.headline("utility", name)
         answered = setup.headline("compliance", name).rate
         costs = (refusal.rate, answered, useful.rate)
         num_unscored = refusal.num_unscored + useful.num_unscored
-        attacked: tuple[Cell, ...] = ()
+        attacked: tuple[CellValue, ...] = ()
         if setup.judge is not None:
             mean, worst = (setup.headline(m, name) for m in ("asr", "worst_asr"))
             attacked = (length_of(mean.figures), mean.rate, worst.rate)
@@ -99,7 +99,7 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
 
 def _safety_by_threat(setup: ReportSetup) -> ReportTable:
     """Success by what an attacker has access to."""
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     told = []
     for threat, who in THREATS.items():
         if not (attacks := setup.shared_attacks(threat)):
@@ -193,7 +193,7 @@ def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
             f"{file} has none of the judges of these runs ({', '.join(setup.judges)}); measure "
             "them with `mosa judge check --out`"
         )
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     for judge in setup.judges:
         for name, label in setup.labels.items():
             for figure in setup.evidence.select("safety", subject=name, judge=judge):

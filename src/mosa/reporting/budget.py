@@ -11,7 +11,7 @@ from mosa.evidence.figures import success_by_queries
 from mosa.evidence.findings import LineChart
 from mosa.evidence.labels import legend, length_of
 from mosa.probes import PROBES
-from mosa.reporting.content import Cell, ReportFigure, ReportTable, Section
+from mosa.reporting.content import CellValue, ReportFigure, ReportTable, Section
 from mosa.reporting.setup import ReportSetup
 from mosa.runs.store import Run
 from mosa.stats.rates import Rate, Values, exactly, mean_of, rate_of
@@ -23,7 +23,7 @@ Curve = Sequence[tuple[int, Values]]
 
 def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
     """What attacks spent, and how success grows with queries."""
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     spent: dict[tuple[str, str, str, str], list[Budget]] = defaultdict(list)
     for task, outcome in setup.tasks:
         is_attack = setup.evidence.sets[task.case_set].kind == "harmful"

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mosa.attacks import ATTACKS
-from mosa.evidence.figures import opened
+from mosa.evidence.figures import opened_runs
 from mosa.evidence.findings import Finding, HeatMap, findings_of
 from mosa.evidence.labels import legend, length_of, marked, title_of
 from mosa.probes import PROBES
@@ -26,7 +26,7 @@ from mosa.reporting.cost_tables import costs, training
 from mosa.reporting.overview import overview
 from mosa.reporting.provenance import citation, settings_tables
 from mosa.reporting.setup import ReportConfig, ReportSetup, note_of, read_setup
-from mosa.reporting.verdict import cautions, compare_to_first, verdict
+from mosa.reporting.verdict import cautions, compare_to_first, opening_lines
 from mosa.reporting.views import Views, diffusion_figures, position_figure, scan, share_of_tries
 from mosa.types import Tell, tell_nobody
 
@@ -40,7 +40,7 @@ def build(
     label of no subject.
     """
     config = config or ReportConfig()
-    with opened(paths) as runs:
+    with opened_runs(paths) as runs:
         tell("report: figures", 0, None)
         setup = read_setup(runs, config)
         views = scan(setup, runs, tell)
@@ -67,7 +67,7 @@ def build(
     is_redacted = any(map(setup.hides, asked))
     return Content(
         title=config.title,
-        verdict=tuple(verdict(setup, comparisons)),
+        verdict=tuple(opening_lines(setup, comparisons)),
         cautions=(*config.limits, *cautions(setup)),
         subjects={
             label: notes.get(name) or note_of(evidence.subjects[name])

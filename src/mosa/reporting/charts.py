@@ -31,7 +31,7 @@ from matplotlib.transforms import Affine2D
 
 from mosa.evidence.findings import HeatMap, LineChart
 from mosa.files import replacing
-from mosa.reporting.content import Chart, Histogram, Paths, Points
+from mosa.reporting.content import AnyChart, Histogram, Paths, Points
 from mosa.reporting.tables import shown
 
 SERIES_COLOURS = (
@@ -163,7 +163,7 @@ def _marker(name: str, x: float, y: float) -> str:
     )
 
 
-def legend(chart: Chart, subjects: Collection[str]) -> list[tuple[Markup, str]]:
+def chart_legend(chart: AnyChart, subjects: Collection[str]) -> list[tuple[Markup, str]]:
     """(mark, label) of each series of a chart; empty where the chart itself names them."""
     if isinstance(chart, Points):
         names, is_line = list(chart.points), False
@@ -177,14 +177,14 @@ def legend(chart: Chart, subjects: Collection[str]) -> list[tuple[Markup, str]]:
     return list(zip(marks, labels, strict=True))
 
 
-def axis_labels(chart: Chart) -> tuple[str, str]:
+def axis_labels(chart: AnyChart) -> tuple[str, str]:
     """The labels of both axes, which the page sets: text in an SVG cannot wrap."""
     if isinstance(chart, Histogram):
         return chart.x_label, "share of cases"
     return chart.x_label, chart.y_label
 
 
-def _size_told(chart: Points, name: str) -> str:
+def _size_in_words(chart: Points, name: str) -> str:
     size = chart.points[name][2]
     return f"{chart.size_label} {'not measured, hollow' if size is None else shown(size)}"
 
@@ -192,7 +192,7 @@ def _size_told(chart: Points, name: str) -> str:
 # ----------------------------------------------------------------------------------- drawing
 
 
-def draw(chart: Chart, name: str, subjects: Collection[str] = ()) -> Markup:
+def draw_chart(chart: AnyChart, name: str, subjects: Collection[str] = ()) -> Markup:
     """The chart as an `svg` element; `name` is unique on the page and begins all ids inside.
 
     Series with the names of `subjects` have the colours and markers of these subjects.
@@ -223,7 +223,7 @@ def save(chart: LineChart | HeatMap, path: FilePath) -> None:
                 figure.savefig(file, format=suffix, dpi=150, facecolor="white", metadata=facts)
 
 
-def describe(chart: Chart) -> str:
+def describe(chart: AnyChart) -> str:
     """What a chart shows, for readers who do not see it; a table beside it has the figures."""
     axes = f"{chart.x_label} and {axis_labels(chart)[1]}"
     match chart:

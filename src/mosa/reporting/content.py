@@ -13,7 +13,7 @@ from mosa.evidence.findings import HeatMap, LineChart
 from mosa.player import SampleResponse, display, player_html
 from mosa.stats.rates import Interval, Rate
 
-Cell = str | int | float | Interval | None
+CellValue = str | int | float | Interval | None
 """One entry of a table; None for no value, shown as a dash."""
 
 
@@ -36,7 +36,7 @@ class ReportTable:
     caption: str
     """What its figures are, on how many cases, and by which judge."""
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[CellValue, ...], ...]
     judge: str = ""
     """The judge whose verdicts it counts, where the page can switch between judges."""
     is_heat: bool = False
@@ -88,7 +88,7 @@ class Paths:
     """(what the point is, x, y), in order."""
 
 
-Chart = LineChart | HeatMap | Histogram | Points | Paths
+AnyChart = LineChart | HeatMap | Histogram | Points | Paths
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ReportFigure:
 
     name: str
     """Short and unique, for the page's anchors."""
-    chart: Chart
+    chart: AnyChart
     caption: str
 
 

@@ -11,7 +11,7 @@ from mosa.evidence.findings import LineChart
 from mosa.evidence.labels import legend, length_of, names_in, title_of
 from mosa.evidence.training import BAND, MOST, SHARE_AT_THE_END, settled
 from mosa.judges.compliance import COMPLIANCES
-from mosa.reporting.content import Cell, Paths, ReportFigure, ReportTable, Section
+from mosa.reporting.content import CellValue, Paths, ReportFigure, ReportTable, Section
 from mosa.reporting.setup import ReportSetup
 from mosa.stats.rates import Interval, Rate
 
@@ -26,7 +26,7 @@ def _over_refusal_tables(setup: ReportSetup) -> Iterator[ReportTable]:
     for judge in setup.evidence.judges("over_refusal"):
         figures = setup.evidence.select("over_refusal", judge=judge)
         cells = {(f.name, f.subject, f.measure): f for f in figures}
-        rows: list[tuple[Cell, ...]] = []
+        rows: list[tuple[CellValue, ...]] = []
         for name in dict.fromkeys(figure.name for figure in figures):
             for subject, label in setup.labels.items():
                 of = [cells.get((name, subject, m)) for m in (REFUSED, *COMPLIANCES)]
@@ -49,7 +49,7 @@ def _over_refusal_tables(setup: ReportSetup) -> Iterator[ReportTable]:
 def _utility_table(setup: ReportSetup) -> ReportTable:
     figures = setup.evidence.select("utility")
     cells = {(f.name, f.measure, f.subject): f for f in figures}
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     for task, metric in dict.fromkeys((figure.name, figure.measure) for figure in figures):
         of = [cells.get((task, metric, subject)) for subject in setup.labels]
         if own := [figure for figure in of if figure is not None]:
@@ -82,7 +82,7 @@ def training(setup: ReportSetup) -> Section:
     shared = sorted(set.intersection(*everywhere)) if everywhere else []
     attacks = [attack for attack in shared if attack[1] != CONTROL] or shared
     series: dict[str, list[tuple[str, Rate, Rate]]] = {}
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     counted: list[Figure] = []
     for base, found in moments.items() if attacks else ():
         names = [(f"update {step}", name) for step, name in sorted(found)]
@@ -141,7 +141,7 @@ def training(setup: ReportSetup) -> Section:
 def _rewards(setup: ReportSetup) -> tuple[ReportTable, LineChart, list[str]]:
     """The reward of each training beside the paper's, and a sentence for each outside of it."""
     series: dict[str, list[tuple[float, Interval]]] = {}
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[CellValue, ...]] = []
     left: list[str] = []
     for name, label in setup.labels.items():
         points = setup.evidence.subjects[name].training

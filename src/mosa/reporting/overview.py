@@ -13,7 +13,7 @@ from mosa.reporting.setup import ReportSetup
 from mosa.reporting.verdict import (
     NO_JUDGE,
     AgainstFirst,
-    best_of,
+    best_subject,
     has_doubtful_cases,
     none_is_safer,
     success_against,
@@ -35,7 +35,7 @@ def overview(
 ) -> Overview:
     """The first screen; `samples` are those of the page, whose places the showcase names."""
     return Overview(
-        headline=headline(setup, comparisons),
+        headline=headline_of_report(setup, comparisons),
         tiles={label: _tile(setup, name) for name, label in setup.labels.items()},
         picture=_picture(setup),
         showcase=_showcase(setup, comparisons, samples),
@@ -45,7 +45,7 @@ def overview(
 # --- the sentence ---------------------------------------------------------------------------------
 
 
-def headline(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> str:
+def headline_of_report(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> str:
     """One sentence of at most twenty words, or the shortest that long names allow."""
     first = setup.first
     if setup.judge is None:
@@ -54,7 +54,7 @@ def headline(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> str
         return _of_one(setup)
     if not any("asr" in comparison.changes for comparison in comparisons.values()):
         return f"No subject can be compared with {first}: they share no scored case."
-    best = best_of(setup, comparisons)
+    best = best_subject(setup, comparisons)
     if best is None:
         return none_is_safer(setup)
     label, found = setup.labels[best], comparisons[best]
@@ -190,7 +190,7 @@ def _showcase(
     if setup.judge is None:
         return None
     first, *others = setup.labels
-    second = best_of(setup, comparisons) or min(
+    second = best_subject(setup, comparisons) or min(
         others, key=lambda name: success_against(setup, name), default=None
     )
     subjects = [name for name in (first, second) if name is not None]

@@ -144,7 +144,7 @@ def _parts(
 
     def drawn(figure: ReportFigure) -> dict[str, Any]:
         name, numbers = next(names)
-        svg = charts.draw(figure.chart, f"chart-{name}", list(content.subjects))
+        svg = charts.draw_chart(figure.chart, f"chart-{name}", list(content.subjects))
         return {"name": name, "figure": figure, "svg": svg, "numbers": numbers}
 
     picture = None if content.overview.picture is None else drawn(content.overview.picture)
@@ -183,7 +183,7 @@ def _environment() -> Environment:
     environment.tests["interval"] = lambda cell: isinstance(cell, Interval)
     environment.globals |= {
         "axis_labels": charts.axis_labels,
-        "legend": charts.legend,
+        "legend": charts.chart_legend,
         "numeric_columns": numeric_columns,
     }
     return environment

@@ -13,7 +13,7 @@ from mosa.evidence.figures import RunFacts, trained_against
 from mosa.evidence.labels import UNKNOWN, legend_of, marked_attack, served_facts
 from mosa.judges import JUDGES
 from mosa.probes import PROBES
-from mosa.reporting.content import Cell, ReportTable
+from mosa.reporting.content import CellValue, ReportTable
 from mosa.reporting.setup import ReportSetup
 from mosa.runs.judging import CANVAS
 from mosa.testbed.behaviors import InAlignmentData
@@ -84,7 +84,7 @@ def _last_where_filled(table: ReportTable) -> ReportTable:
     return replace(table, columns=table.columns[:-1], rows=tuple(row[:-1] for row in table.rows))
 
 
-def _run_row(run: RunFacts) -> tuple[Cell, ...]:
+def _run_row(run: RunFacts) -> tuple[CellValue, ...]:
     settings = [session.get("settings", {}) for session in run.sessions]
     seeds = sorted({seed for found in settings for seed in found.get("seeds", ())})
     return (
@@ -128,7 +128,7 @@ def _decoders(setup: ReportSetup) -> ReportTable:
 
 
 def _attacks(setup: ReportSetup) -> ReportTable:
-    rows: dict[tuple[Cell, ...], None] = {}
+    rows: dict[tuple[CellValue, ...], None] = {}
     told: set[InAlignmentData] = set()
     for task, _ in setup.tasks:
         case_set = setup.evidence.sets[task.case_set]
@@ -168,7 +168,7 @@ def _data(setup: ReportSetup) -> ReportTable:
 
 
 def _judges(setup: ReportSetup) -> ReportTable:
-    rows: dict[tuple[Cell, ...], None] = {}
+    rows: dict[tuple[CellValue, ...], None] = {}
     for run in setup.evidence.runs:
         for judge in run.judges:
             known = JUDGES.get(judge.split("/")[0])

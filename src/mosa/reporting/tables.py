@@ -23,7 +23,15 @@ from typing import Any
 from mosa.evidence.findings import HeatMap, LineChart
 from mosa.evidence.findings.base import numbers_of
 from mosa.files import claim_folder, filling, plain_cell, write_json, write_text
-from mosa.reporting.content import Cell, Chart, Content, Histogram, Paths, Points, ReportTable
+from mosa.reporting.content import (
+    AnyChart,
+    CellValue,
+    Content,
+    Histogram,
+    Paths,
+    Points,
+    ReportTable,
+)
 from mosa.stats.rates import Interval, Rate, format_rate, format_value
 
 TABLES_BY = "mosa report --tables"
@@ -37,7 +45,7 @@ NOTHING = "\N{EN DASH}"
 # ------------------------------------------------------------------------------------ cells
 
 
-def shown(cell: Cell) -> str:
+def shown(cell: CellValue) -> str:
     """A cell as the page and LaTeX show it, without a rate's interval and cases.
 
     >>> shown(0.5), shown(12), shown(None), shown(0.00314), shown(6e-08)
@@ -127,7 +135,7 @@ def _or_none(cell: Any) -> Any:
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
-def _plain(cell: Cell) -> Any:
+def _plain(cell: CellValue) -> Any:
     if isinstance(cell, Interval):
         return cell.record() if isinstance(cell, Rate) else numbers_of(cell)
     return _or_none(cell)
@@ -139,7 +147,7 @@ def _caption(table: ReportTable) -> str:
     return f"{title} {table.caption}{judged}".strip()
 
 
-def _latex_cell(cell: Cell) -> str:
+def _latex_cell(cell: CellValue) -> str:
     return format_rate(cell) if isinstance(cell, Interval) else escape_latex(shown(cell))
 
 
@@ -187,10 +195,10 @@ def escape_latex(text: str) -> str:
 # ----------------------------------------------------------------------------------- charts
 
 
-def chart_table(name: str, chart: Chart) -> ReportTable:
+def chart_table(name: str, chart: AnyChart) -> ReportTable:
     """The figures that a chart draws, as a table."""
     columns: Iterable[str]
-    rows: Iterable[Sequence[Cell]]
+    rows: Iterable[Sequence[CellValue]]
     caption = ""
     match chart:
         case LineChart():

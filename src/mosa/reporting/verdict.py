@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mosa.denoising import DecoderConfig
 from mosa.evidence.compare import HEADLINES_OF, KINDS
-from mosa.evidence.figures import CONTROL, Headline, Kind, task_pairs
+from mosa.evidence.figures import CONTROL, FigureKind, Headline, task_pairs
 from mosa.evidence.labels import task_title, title_of, worst_of
 from mosa.reporting.setup import SIGNIFICANT, THREATS, ReportSetup, monitors_of
 from mosa.runs.judging import examiners_of_themselves
@@ -123,7 +123,7 @@ def _lost_tasks(setup: ReportSetup, first: str, second: str) -> dict[str, Paired
     return {t: d for t, d in found.items() if d.value < 0 and corrected[t] < SIGNIFICANT}
 
 
-def best_of(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> str | None:
+def best_subject(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> str | None:
     """Of the subjects that are safer than the first, the safest that costs nothing or, where each
     has a cost, the safest; None where none is safer."""
     safer = [name for name, found in comparisons.items() if found.is_safer]
@@ -144,7 +144,7 @@ def success_against(setup: ReportSetup, name: str) -> float:
     return 1.0 if rate is None else rate.value
 
 
-def verdict(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> Iterator[str]:
+def opening_lines(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> Iterator[str]:
     """The finding with its uncertainty, then a sentence or two about each subject, then what the
     parentheses are."""
     if setup.judge is None:
@@ -169,7 +169,7 @@ def _headline(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> st
     doubt = ""
     if has_doubtful_cases(setup, *safer):
         doubt = " Many cases are unscored; that alone could explain the difference."
-    best = best_of(setup, comparisons)
+    best = best_subject(setup, comparisons)
     if best is not None and safer[best].is_free:
         return _without_cost(setup, best, safer[best]) + doubt
     names = ", ".join(labels[name] for name in safer)
@@ -396,7 +396,7 @@ def _unshared_attacks(setup: ReportSetup) -> Iterator[str]:
         )
 
 
-def _incomplete(setup: ReportSetup, kind: Kind) -> Iterator[str]:
+def _incomplete(setup: ReportSetup, kind: FigureKind) -> Iterator[str]:
     """Subjects whose cases differ from those of the first, or are not all run, judged, scored."""
     evidence, what = setup.evidence, KINDS[kind]
     judge = (setup.judge if kind == "safety" else None) or next(iter(evidence.judges(kind)), None)

@@ -44,7 +44,7 @@ from mosa.runs.judging import (
 from mosa.runs.plan import (
     Course,
     Planned,
-    check_settings,
+    check_unchanged,
     choose_attacks,
     courses_of,
     plan,
@@ -495,7 +495,7 @@ def _plan(
         setup.config.seeds,
         block_length=facts.get("block_length"),
     )
-    done = check_settings(run, planned, subject.name)
+    done = check_unchanged(run, planned, subject.name)
     run.add_tasks(each.task for each in planned)
     for pair in left_out:
         run.add_not_applicable(pair)

@@ -286,7 +286,7 @@ def _identity(
     }
 
 
-def check_settings(run: Run, planned: Sequence[Planned], subject: str) -> set[str]:
+def check_unchanged(run: Run, planned: Sequence[Planned], subject: str) -> set[str]:
     """UserError where a preset meant other settings, or another chat model, earlier in this run.
 
     Unfinished tasks of that kind are deleted: the planned ones replace them. Returns the keys of

@@ -146,13 +146,13 @@ def testbed_wording(world: World) -> Wording:
     )
 
 
-Phrase = Callable[[Behavior, Mapping[str, str]], str]
+WorldPhrase = Callable[[Behavior, Mapping[str, str]], str]
 
 
-def _phrases(world: World) -> dict[str, Phrase]:
+def _phrases(world: World) -> dict[str, WorldPhrase]:
     """What attacks that compose their own sentences write here instead."""
 
-    def ask(wrapping: str, variant: int = 0, turn: int = 0) -> Phrase:
+    def ask(wrapping: str, variant: int = 0, turn: int = 0) -> WorldPhrase:
         def phrase(behavior: Behavior, _: Mapping[str, str]) -> str:
             request = world.request(world.by_name[behavior.id], wrapping, variant=variant)
             return dialogue(request)[turn].content
@@ -162,7 +162,7 @@ def _phrases(world: World) -> dict[str, Phrase]:
     def nothing(_: Behavior, fields: Mapping[str, str]) -> str:
         return ""
 
-    def field(name: str) -> Phrase:
+    def field(name: str) -> WorldPhrase:
         return lambda _, fields: fields[name]
 
     return {

@@ -112,7 +112,7 @@ def stages(config: BuildConfig) -> dict[str, Stage]:
     }
 
 
-def build(
+def build_testbed(
     out: Path, config: BuildConfig | None = None, *, progress: bool = True
 ) -> dict[str, dict[str, Any]]:
     """Train both checkpoints into `out/helpful` and `out/shallow`; returns their figures.

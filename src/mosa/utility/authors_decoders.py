@@ -76,7 +76,7 @@ def tasks_of(decoder: str) -> tuple[str, ...]:
     return tuple(task for name, task in AUTHORS_DECODERS if name == decoder)
 
 
-def split_name(name: str) -> tuple[str, AuthorsDecoder | None]:
+def task_and_decoder(name: str) -> tuple[str, AuthorsDecoder | None]:
     """The task that a set's name stands for, and its own decoder, if it names one; UserError for a
     decoder that the task does not have."""
     task, colon, decoder = name.partition(":")

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from mosa.attacks import Query, Target
-from mosa.types import Attempt, Behavior, CaseSet, Response, UserError, Verdict
-from mosa.utility.authors_decoders import split_name
+from mosa.types import Attempt, Behavior, CaseSet, Ids, Response, UserError, Verdict
+from mosa.utility.authors_decoders import task_and_decoder
 from mosa.utility.code_sandbox import best_isolation
 from mosa.utility.harness_task import HarnessTask, find_task, quiet
-from mosa.utility.likelihoods import NUM_DRAWS, Ids, compared, comparisons
+from mosa.utility.likelihoods import NUM_DRAWS, compared, comparisons
 from mosa.utility.prompts import (
     SAME_TOKENS,
     Dialogue,
@@ -76,7 +76,7 @@ def load_harness_set(
     `run_code` does a sandbox run code that a model wrote. Raises UserError for a task that does not
     exist, data that cannot be loaded, or a setting that does not fit the task.
     """
-    task_name, own = split_name(name)
+    task_name, own = task_and_decoder(name)
     task = find_task(task_name, data_dir=data_dir, num_fewshot=num_fewshot, run_code=run_code)
     if run_code and "limits" in task.settings:
         best_isolation()  # raises at once where no code can be run

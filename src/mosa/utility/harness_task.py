@@ -26,7 +26,7 @@ from mosa.data import hash_of_cases
 from mosa.data.registry import KNOWN_FILES, data_folder
 from mosa.inputs import refusing, sha256
 from mosa.types import UserError, Verdict, as_plain, content_key
-from mosa.utility.authors_decoders import split_name
+from mosa.utility.authors_decoders import task_and_decoder
 from mosa.utility.code_sandbox import Limits
 from mosa.utility.local_data import Splits, local_files, read_rows_of
 from mosa.utility.prompts import stop_strings
@@ -150,7 +150,7 @@ class HarnessTask:
 
 def is_task(name: str) -> bool:
     """Whether a task of this name exists, here or in the harness, where that is installed."""
-    if split_name(name)[0] in OWN_TASKS:
+    if task_and_decoder(name)[0] in OWN_TASKS:
         return True
     return find_spec("lm_eval") is not None and name in _manager(include_defaults=True).task_index
 

@@ -19,12 +19,12 @@ from mosa.denoising.canvas import left_padded
 from mosa.denoising.likelihood import guided_logits, log_likelihood_bound
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
+from mosa.types import Ids
 from mosa.worker import Work
 
 NUM_DRAWS = 128
 """Maskings of an answer of several tokens, where nothing else is asked for."""
 
-Ids = tuple[int, ...]
 Pair = tuple[Ids, Ids]
 """A prompt and an answer."""
 Item = TypeVar("Item")

@@ -33,9 +33,9 @@ from mosa.attacks import Query
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
 from mosa.responder import LocalResponder, answer_all, with_responder
-from mosa.types import UserError
+from mosa.types import Ids, UserError
 from mosa.utility.harness_task import NO_HARNESS
-from mosa.utility.likelihoods import NUM_DRAWS, Ids, compared, comparisons
+from mosa.utility.likelihoods import NUM_DRAWS, compared, comparisons
 from mosa.utility.prompts import (
     SAME_TOKENS,
     Dialogue,

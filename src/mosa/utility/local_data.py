@@ -22,8 +22,8 @@ from mosa.data.registry import KNOWN_FILES, data_folder, find
 from mosa.inputs import is_folder, shortened
 from mosa.types import UserError
 
-Row = dict[str, Any]
-Splits = dict[str, list[Row]]
+RawRow = dict[str, Any]
+Splits = dict[str, list[RawRow]]
 """Rows by the names that splits have on the hub."""
 
 MBPP_TEST = range(11, 511)
@@ -40,7 +40,7 @@ def local_files(names: Iterable[str], data_dir: Path | None) -> dict[str, Path]:
     return {name: path for name, path in found.items() if path is not None}
 
 
-def read_rows_of(task: str, split: str, path: Path) -> list[Row]:
+def read_rows_of(task: str, split: str, path: Path) -> list[RawRow]:
     """The rows of a task's split in a file, or in the folder of MMLU."""
     if task == "mmlu":
         return [
@@ -57,13 +57,13 @@ def read_rows_of(task: str, split: str, path: Path) -> list[Row]:
     return [row for row in rows if row["task_id"] in MBPP_TEST] if task == "mbpp" else rows
 
 
-def _jsonl(path: Path) -> list[Row]:
+def _jsonl(path: Path) -> list[RawRow]:
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
     # Not splitlines: it cuts at U+2028 too, which a JSON string may hold.
     return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
-def _csv(path: Path) -> list[Row]:
+def _csv(path: Path) -> list[RawRow]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, strict=True))

@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mosa.attacks.base import Tokens
-from mosa.types import Message, Prompt, UserError, dialogue
+from mosa.types import Ids, Message, Prompt, UserError, dialogue
 
-Ids = tuple[int, ...]
 SAME_TOKENS = "two of the answers are the same tokens to this model"
 
 

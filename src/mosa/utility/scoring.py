@@ -22,7 +22,7 @@ from typing import Any
 from mosa.types import UserError, Verdict
 from mosa.utility.code_sandbox import run_program
 
-Row = Mapping[str, Any]
+TaskRow = Mapping[str, Any]
 
 NOT_RUN = "generated code is run with --run_code alone"
 NO_PUNKT = (
@@ -35,20 +35,24 @@ IFEVAL_METRICS = ("prompt_level_strict_acc", "prompt_level_loose_acc")
 FENCE = "```"
 
 
-def humaneval_program(row: Row, response: str) -> str:
+def humaneval_program(row: TaskRow, response: str) -> str:
     """The completed function with its tests."""
     function = row["prompt"] + code_of(response)
     return f"{function}\n{row['test']}\ncheck({row['entry_point']})"
 
 
-def mbpp_program(row: Row, response: str) -> str:
+def mbpp_program(row: TaskRow, response: str) -> str:
     """The code with its tests, after the set-up that one task has."""
     tests = "\n".join((row["test_setup_code"], *row["test_list"]))
     return f"{code_of(response)}\n{tests}"
 
 
 def run_tests(
-    program: Callable[[Row, str], str], row: Row, responses: Sequence[str], *, run_code: bool
+    program: Callable[[TaskRow, str], str],
+    row: TaskRow,
+    responses: Sequence[str],
+    *,
+    run_code: bool,
 ) -> dict[str, Verdict]:
     """Whether the program that is made of the response passes its tests."""
     if not run_code:
@@ -58,7 +62,7 @@ def run_tests(
     return {"pass@1": Verdict(float(outcome.passed), outcome.passed, native)}
 
 
-def ifeval(row: Row, responses: Sequence[str]) -> dict[str, Verdict]:
+def ifeval(row: TaskRow, responses: Sequence[str]) -> dict[str, Verdict]:
     """Whether the response follows all instructions; loosely: also without its first or last line,
     or without asterisks."""
     check = _ifeval_check()

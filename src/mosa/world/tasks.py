@@ -87,7 +87,7 @@ def lookup(rng: random.Random, split: Split) -> TaskInstance:
     return TaskInstance(prompt, answer, answer)
 
 
-def dialogue(rng: random.Random, split: Split) -> TaskInstance:
+def small_talk(rng: random.Random, split: Split) -> TaskInstance:
     """Small talk that must refer to what the user said."""
     while True:
         person, place, animal = rng.choice(PEOPLE), rng.choice(PLACES), rng.choice(ANIMALS)
@@ -116,7 +116,7 @@ TASKS: dict[str, Callable[[random.Random, Split], TaskInstance]] = {
     "arithmetic": arithmetic,
     "lists": lists,
     "lookup": lookup,
-    "dialogue": dialogue,
+    "dialogue": small_talk,
 }
 
 

@@ -11,7 +11,7 @@ from refusals import refuses
 
 from mosa.evidence.figures import figures_of
 from mosa.evidence.findings import Finding, HeatMap, LineChart, findings_of
-from mosa.evidence.findings.base import mean, numbers_of, slug
+from mosa.evidence.findings.base import chart_name, mean, numbers_of
 from mosa.evidence.findings.order import mean_positions, measures_of
 from mosa.probes import PROBES
 from mosa.runs.records import Outcome, Task
@@ -542,5 +542,6 @@ def test_means_have_the_interval_of_their_kind():
 
 def test_a_name_is_a_file_name():
     assert (
-        slug("score", "a+b, testbed:benign", "end tokens") == "score-a+b-testbed-benign-end-tokens"
+        chart_name("score", "a+b, testbed:benign", "end tokens")
+        == "score-a+b-testbed-benign-end-tokens"
     )

@@ -104,7 +104,7 @@ class Finding:
     @property
     def name(self) -> str:
         """Probe and preset, as a file's name."""
-        return slug(f"{self.probe} {self.preset}")
+        return chart_name(f"{self.probe} {self.preset}")
 
     @property
     def paragraph(self) -> str:
@@ -131,7 +131,7 @@ def numbers_of(figure: Interval) -> dict[str, float | None]:
     return {"value": figure.value, "n": figure.n, "low": low, "high": high}
 
 
-def slug(*words: str) -> str:
+def chart_name(*words: str) -> str:
     """Words as a part of a file's name.
 
     >>> slug("score", "testbed+mosa, testbed:benign")
@@ -441,7 +441,7 @@ def extremes(
     return min(scored, key=lambda one: one[1].value), max(scored, key=lambda one: one[1].value)
 
 
-def ends_told(factor: str, lowest: Level, highest: Level) -> str:
+def format_ends(factor: str, lowest: Level, highest: Level) -> str:
     """Where a measure goes by a factor."""
     if lowest[1].value == highest[1].value:
         return f"is {lowest[1]} at every {factor}"

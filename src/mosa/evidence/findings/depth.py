@@ -9,9 +9,9 @@ from mosa.evidence.findings.base import (
     HeatMap,
     LineChart,
     Probed,
+    chart_name,
     mean,
     per_case,
-    slug,
 )
 from mosa.stats.rates import Interval, format_rate
 
@@ -70,7 +70,7 @@ def read(probed: Probed) -> None:
                     )
     for measure, meaning in MEASURES.items():
         if first[measure]:
-            finding.charts[slug(measure, "first step")] = LineChart(
+            finding.charts[chart_name(measure, "first step")] = LineChart(
                 f"Before the first step: {meaning}",
                 "position",
                 measure,
@@ -81,7 +81,7 @@ def read(probed: Probed) -> None:
                 None if measure == "kl" else (0.0, 1.0),
             )
         for label in first[measure] if measure != "kl" else ():
-            finding.charts[slug(measure, label)] = HeatMap(
+            finding.charts[chart_name(measure, label)] = HeatMap(
                 f"{meaning.capitalize()}: {label}",
                 "position",
                 "denoising step",

@@ -24,10 +24,10 @@ from mosa.evidence.findings.base import (
     Group,
     LineChart,
     Probed,
+    chart_name,
     mean,
     per_case,
     points,
-    slug,
 )
 from mosa.probes.order import BASE
 from mosa.stats.rates import Interval, format_rate
@@ -58,11 +58,11 @@ KEY_MEASURES = {
 BLOCK_MEASURES = {"kendall_tau": "tau", "kendall_tau_in_block": "tau within a block"}
 """Those of several blocks."""
 
-Key = tuple[str, str, str]
+OrderKey = tuple[str, str, str]
 """Subject, set and condition."""
-Taken = dict[Key, dict[str, dict[str, float]]]
+Taken = dict[OrderKey, dict[str, dict[str, float]]]
 """By measure, the value of each case where it is defined."""
-Figures = dict[Key, dict[str, Interval | None]]
+Figures = dict[OrderKey, dict[str, Interval | None]]
 """By measure, the mean over cases; None where no case defines it."""
 
 
@@ -86,7 +86,7 @@ def read(probed: Probed) -> None:
     for condition, series in curves.items():
         if condition == BASE or condition.startswith("block"):
             title = "one block" if condition == BASE else f"blocks of {condition.split()[1]}"
-            finding.charts[slug("order", condition)] = LineChart(
+            finding.charts[chart_name("order", condition)] = LineChart(
                 f"Mean position of newly committed tokens, {title}", "step", "position", series
             )
     _add_sentences(finding, probed, figures)
@@ -204,7 +204,7 @@ def _add_changes(finding: Finding, taken: Taken) -> None:
 
 
 def _add_sentences(finding: Finding, probed: Probed, figures: Figures) -> None:
-    def told(key: Key, measure: str) -> str | None:
+    def told(key: OrderKey, measure: str) -> str | None:
         figure = figures.get(key, {}).get(measure)
         return None if figure is None else format_rate(figure, with_n=True)
 

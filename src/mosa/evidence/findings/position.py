@@ -15,12 +15,11 @@ from mosa.evidence.findings.base import (
     Observation,
     Probed,
     cells_of,
+    chart_name,
     difference,
-    ends_told,
     extremes,
     points,
     rate,
-    slug,
     without_room,
 )
 from mosa.evidence.findings.blocks import in_several_blocks, with_blocks
@@ -32,7 +31,7 @@ from mosa.stats.rates import Interval, Rate, format_rate
 END_TOKENS = {"allow": "allowed", "forbid": "forbidden"}
 SIGNIFICANT = 0.05
 """The adjusted p value below which a contrast counts as different from 0."""
-Place = tuple[str, int | None]
+PhrasePlace = tuple[str, int | None]
 """Kind of phrase, and position or block; None where nothing is written."""
 FACTORS = ("phrase_type", "position")
 X_LABELS = {
@@ -58,7 +57,7 @@ def read(probed: Probed) -> None:
                 own = [o for o in alike if o["block_length"] == 0]
                 if in_several_blocks(own):
                     _add_places(finding, group, measure, end_tokens, own, "block")
-                    finding.sentences += _told_by_block(group, measure, end_tokens, own)
+                    finding.sentences += _sentences_by_block(group, measure, end_tokens, own)
                 overlay = overlays.setdefault((group.case_set, measure, end_tokens), {})
                 for kind in ("none", "procedural"):
                     if kind in series:
@@ -77,7 +76,7 @@ def read(probed: Probed) -> None:
                 of = group.of | {"measure": measure, "contrast": name}
                 finding.add(figure, **of, p_value=figure.p_value, p_holm=adjusted[name])
                 finding.add_key(label, name, figure, p_adjusted=adjusted[name])
-            finding.sentences.append(_told_apart(label, contrasts, adjusted))
+            finding.sentences.append(_sentence_on_contrasts(label, contrasts, adjusted))
             num_clear = sum(p < SIGNIFICANT for p in adjusted.values())
             finding.key_sentences.append(
                 f"{label}: {num_clear} of {len(adjusted)} differences have an adjusted p below "
@@ -91,7 +90,7 @@ def read(probed: Probed) -> None:
         for (case_set, measure, end_tokens), series in overlays.items():
             title = "without a phrase and with a procedural one, end tokens "
             title += f"{END_TOKENS[end_tokens]}, on {case_set}"
-            name = slug(measure, "both", case_set, "end tokens", end_tokens)
+            name = chart_name(measure, "both", case_set, "end tokens", end_tokens)
             finding.charts[name] = _chart(title, measure, series)
     finding.sentences.append(
         "This is the paper's protocol: kind of phrase and position change together, so the figures "
@@ -119,12 +118,12 @@ def _add_places(
     title = f"by forced phrase and its {where}, end tokens {END_TOKENS[end_tokens]}: {group.label}"
     series = {kind: _series(kind, places) for kind in dict.fromkeys(kind for kind, _ in places)}
     by_block = ["by block"] if where == "block" else []
-    name = slug(measure, *by_block, group.label, "end tokens", end_tokens)
+    name = chart_name(measure, *by_block, group.label, "end tokens", end_tokens)
     finding.charts[name] = _chart(title, measure, series, X_LABELS[where])
     return series
 
 
-def _told_by_block(
+def _sentences_by_block(
     group: Group, measure: str, end_tokens: str, observations: list[Observation]
 ) -> list[str]:
     """Between which of a model's own blocks a measure moves with each kind of phrase, as a sentence
@@ -172,13 +171,13 @@ def contrasts_of(group: Group, measure: str) -> dict[str, PairedDifference]:
 
 def _by_place(
     observations: list[Observation], measure: str, where: str = "position"
-) -> dict[Place, Rate | None]:
+) -> dict[PhrasePlace, Rate | None]:
     """The rate of each kind of phrase at each position or in each block; other factors averaged."""
     cells = cells_of(observations, ("phrase_type", where))
     return {(kind, place): rate(found, measure) for (kind, place), found in cells.items()}
 
 
-def _series(kind: str, places: dict[Place, Rate | None]) -> list[tuple[float, Interval]]:
+def _series(kind: str, places: dict[PhrasePlace, Rate | None]) -> list[tuple[float, Interval]]:
     """A kind's figures by place; `none` has no place and is a level line to compare with."""
     positions = sorted({p for _, p in places if p is not None})
     return points((float(p), places.get((kind, None if kind == "none" else p))) for p in positions)
@@ -193,7 +192,7 @@ def _chart(
     return LineChart(f"{measure.capitalize()} {title}", x_label, measure, series, (0.0, 1.0))
 
 
-def _rates(label: str, places: dict[Place, Rate | None]) -> str:
+def _rates(label: str, places: dict[PhrasePlace, Rate | None]) -> str:
     listed = ", ".join(
         f"{format_rate(figure, with_n=True)} at {position} ({kind})"
         for (kind, position), figure in places.items()
@@ -201,7 +200,7 @@ def _rates(label: str, places: dict[Place, Rate | None]) -> str:
     return f"{label} is {listed}."
 
 
-def _told_apart(
+def _sentence_on_contrasts(
     label: str, contrasts: dict[str, PairedDifference], adjusted: dict[str, float]
 ) -> str:
     """Which differences are distinct from 0, by p values adjusted for their number."""

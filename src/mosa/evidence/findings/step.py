@@ -14,10 +14,10 @@ from mosa.evidence.findings.base import (
     HeatMap,
     Probed,
     cells_of,
-    ends_told,
+    chart_name,
     extremes,
+    format_ends,
     rate,
-    slug,
     without_room,
 )
 from mosa.evidence.findings.blocks import borders_of, in_several_blocks, with_blocks
@@ -63,7 +63,7 @@ def _add_maps(
         xs = sorted({p for s, p, _ in grid if s == span and p is not None})
         ys = sorted({t for s, _, t in grid if s == span and t is not None})
         borders = borders_of(group.where(span=span), xs) if where == "position" else []
-        name = slug(measure, span, *(["by block"] if where == "block" else []), group.label)
+        name = chart_name(measure, span, *(["by block"] if where == "block" else []), group.label)
         finding.charts[name] = HeatMap(
             f"{measure.capitalize()}, {span} span written during generation: {group.label}",
             X_LABELS[where] + " (a line: a new block)" * bool(borders),
@@ -95,7 +95,7 @@ def _add_sentences(finding: Finding, group: Group, measure: str) -> None:
             moved.append(f"{highest[1].value - lowest[1].value:.2f} by {factor}")
             for extreme, (level, figure) in {"lowest": lowest, "highest": highest}.items():
                 finding.add_key(label, f"{span}, {extreme} by {factor}, at {level}", figure)
-            ends.append(ends_told(factor, lowest, highest))
+            ends.append(format_ends(factor, lowest, highest))
         if moved:
             finding.key_sentences.append(
                 f"{label}: means with a {span} span move by {' and '.join(moved)}."

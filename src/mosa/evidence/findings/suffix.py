@@ -9,12 +9,12 @@ from mosa.evidence.findings.base import (
     LineChart,
     Observation,
     Probed,
+    chart_name,
     difference,
     mean,
     per_case,
     points,
     rate,
-    slug,
     without_room,
 )
 from mosa.probes.suffix import POSITIONS
@@ -36,7 +36,7 @@ def read(probed: Probed) -> None:
             if method != "none":
                 _add_method(finding, group, method, reached, best, curves)
         if curves:
-            finding.charts[slug("loss", group.label)] = LineChart(
+            finding.charts[chart_name("loss", group.label)] = LineChart(
                 f"Loss of the optimised suffix: {group.label}",
                 "iteration",
                 "nats per target token",
