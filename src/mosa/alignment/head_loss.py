@@ -158,7 +158,8 @@ def head_terms(
         return grid.index_copy(0, index_N, values_N).unflatten(0, policy.shape[:2])
 
     *terms, likeliest = zip(*answers, strict=True)
-    return HeadTerms(*map(spread, terms), spread(likeliest, fill=-1))
+    found = [*map(spread, terms), spread(likeliest, fill=-1)]
+    return HeadTerms(*found)
 
 
 def flat_indices(where: Bool[Tensor, "B R"]) -> Int[Tensor, " N"]:
