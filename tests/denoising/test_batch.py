@@ -129,6 +129,8 @@ def test_blocks_behind_the_last_that_is_needed_stay_masked(tiny_llada, stop_afte
 
 def test_mistakes(tiny_llada):
     canvas = Canvas.from_prompts(tiny_llada, torch.arange(6).view(2, 3), max_new_tokens=4)
+    with refuses("num_slots"):
+        Denoiser(tiny_llada, num_slots=0)
     denoiser = Denoiser(tiny_llada, num_slots=2)
     with refuses("row_seeds", "3", "2"):
         denoiser.add(canvas, DecoderConfig(max_new_tokens=4, steps=4), seeds=[1, 2, 3])

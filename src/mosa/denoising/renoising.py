@@ -132,7 +132,8 @@ class NoiseDenoiser:
     """
 
     def __init__(self, model: DiffusionLM, num_slots: int) -> None:
-        assert num_slots >= 1
+        if num_slots < 1:
+            raise UserError(f"num_slots must be at least 1, not {num_slots}.")
         self.model = model
         self.num_slots = num_slots
         self._waiting: deque[NoiseRow] = deque()
