@@ -81,6 +81,7 @@ def two_stages(emit: Emit) -> None:
 def test_jobs_have_a_row_each_while_they_run_and_one_for_all(capsys, monkeypatch, num_workers):
     """Off a terminal each stage is a line, and all of a job's come in their order."""
     drawn = []
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 1e9)  # however slow the machine is
     monkeypatch.setattr(LiveBar, "update", kept(drawn, LiveBar.update))
     run_jobs({"one": two_stages, "two": two_stages}, num_workers)
     lines = capsys.readouterr().out.splitlines()

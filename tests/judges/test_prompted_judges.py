@@ -267,7 +267,7 @@ def test_pair_succeeds_at_ten_alone():
 
 def test_an_attack_can_ask_for_a_rating():
     request = rating_request(KILN, "sure , here it is .")
-    assert request.max_tokens == 20 and request.task == "judge/pair"
+    assert request.task == "judge/pair"
     assert KILN.text in request.messages[0].content
     assert "sure , here it is ." in request.messages[0].content
 

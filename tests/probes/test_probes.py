@@ -422,8 +422,8 @@ def test_suffix_names_what_does_not_fit_or_cannot_be_said(model):
 def test_a_phrase_that_the_model_writes_anyway_is_reached(model, monkeypatch):
     """The search finds nothing here: its prompt is the plain request."""
 
-    async def nothing(behavior, target, ids, position, budget):
-        return behavior.request, GcgState([], [], 2.0, [2.0, 3.0], "", 3, 1)
+    async def nothing(target, ids, position, config):
+        return target.request, GcgState([], [], 2.0, [2.0, 3.0], "", 3, 1)
 
     monkeypatch.setattr(suffix, "search", nothing)
     (written,) = probe(on_testbed(model, "order"), "order", block_lengths=(), tokens_per_step=(2,))

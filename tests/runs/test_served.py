@@ -218,6 +218,14 @@ def test_attacks_that_need_more_are_not_applicable(requests, tmp_path):
     assert "canvas" in left_out["prefill"] and "gradients" in left_out["gcg"]
 
 
+def test_a_served_subject_to_which_nothing_is_applicable_is_not_asked(requests, tmp_path):
+    with stub_endpoint(rule=echo) as stub:
+        config = config_of(stub, requests, limit=1, attacks=("prefill",))
+        with done(tmp_path / "run", config) as run:
+            assert [pair.attack for pair in run.not_applicable()] == ["prefill"]
+    assert not stub.requests
+
+
 def test_it_grants_what_an_attack_over_a_chat_needs():
     subject = Subject("s", "http://localhost/v1#m", i_am_authorized=True)
     applicable = {name for name, attack in ATTACKS.items() if not subject.missing_for(attack)}

@@ -169,15 +169,19 @@ class Backend(Protocol):
     def model(self) -> Tokens | None:
         """The model under attack: its tokenizer, ids and length; None where it is served, so that
         only its words are known."""
+        ...
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
         """Answer one query, from the records if it was answered before."""
+        ...
 
     async def compute(self, key: str, work: Work) -> dict[str, Any]:
         """What the work gives, from the records if it was done before."""
+        ...
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
         """Ask the chat model of a role, from the records if it was asked before."""
+        ...
 
 
 @dataclass(eq=False)

@@ -56,7 +56,7 @@ from mosa.bench.common import (
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
 from mosa.testbed import world_of
-from mosa.types import Prompt, TellCount, UserError, tell_nobody
+from mosa.types import Prompt, Tell, UserError, tell_nobody
 from mosa.worker import device_of
 
 OURS = "mosa"
@@ -178,7 +178,7 @@ def bench_align(
     config: AlignBenchConfig,
     *,
     command: str = "mosa bench align",
-    tell: TellCount = tell_nobody,
+    tell: Tell = tell_nobody,
 ) -> BenchResult:
     """Times our training step beside the plain one, and projects the paper's run from it.
 

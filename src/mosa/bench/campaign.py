@@ -47,7 +47,7 @@ from mosa.types import (
     Behavior,
     CaseSet,
     Response,
-    TellCount,
+    Tell,
     UserError,
     Verdict,
     prompt_turns,
@@ -203,7 +203,7 @@ def bench_campaign(
     config: CampaignBenchConfig,
     *,
     command: str = "mosa bench campaign",
-    tell: TellCount = tell_nobody,
+    tell: Tell = tell_nobody,
 ) -> BenchResult:
     """Measures every kind at every size, and says how the cost of an attempt grows."""
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}

@@ -38,7 +38,7 @@ from mosa.stats.pairs import (
 from mosa.stats.rates import format_rate, once
 from mosa.testbed.measure import DECODER
 from mosa.testbed.questions import Question, object_questions, task_questions
-from mosa.types import TellCount, UserError, as_plain, tell_nobody
+from mosa.types import Tell, UserError, as_plain, tell_nobody
 from mosa.worker import device_of
 from mosa.world import TASKS, WRAPPINGS, World
 from mosa.world.world import refuses
@@ -106,7 +106,7 @@ def bench_drift(
     decoder: Mapping[str, float | int | str] | None = None,
     *,
     command: str = "mosa bench drift",
-    tell: TellCount = tell_nobody,
+    tell: Tell = tell_nobody,
 ) -> BenchResult:
     """Compares every approximation on every adapter, or one with the settings `decoder`; a table of
     rates and one of differences."""

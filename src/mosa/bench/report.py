@@ -39,7 +39,7 @@ from mosa.types import (
     Budget,
     CaseSet,
     Response,
-    TellCount,
+    Tell,
     UserError,
     Verdict,
     tell_nobody,
@@ -78,7 +78,7 @@ def bench_report(
     config: ReportBenchConfig,
     *,
     command: str = "mosa bench report",
-    tell: TellCount = tell_nobody,
+    tell: Tell = tell_nobody,
 ) -> BenchResult:
     """Builds a report of every size, and says how the cost of an attempt grows."""
     rows = []

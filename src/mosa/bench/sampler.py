@@ -41,7 +41,7 @@ from mosa.bench.published import Filled, published_loop
 from mosa.denoising import Canvas, sample
 from mosa.denoising.config import APPROXIMATE_SETTINGS, DecoderConfig
 from mosa.families import DiffusionLM
-from mosa.types import TellCount, UserError, tell_nobody
+from mosa.types import Tell, UserError, tell_nobody
 from mosa.worker import device_of
 
 OURS = "mosa"
@@ -153,7 +153,7 @@ def bench_sampler(
     decoder: Mapping[str, Any] | None = None,
     *,
     command: str = "mosa bench sampler",
-    tell: TellCount = tell_nobody,
+    tell: Tell = tell_nobody,
 ) -> BenchResult:
     """Times our sampler, with the `decoder` fields given, and what it is compared with.
 

@@ -99,10 +99,13 @@ class ChatModel(Protocol):
     @property
     def name(self) -> str:
         """Which model it is; replies and verdicts of one name count as those of one model."""
+        ...
 
     @property
     def place(self) -> str:
         """Where it runs, for the records; never with a key."""
+        ...
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer one request; raises ChatError where no answer comes."""
+        ...

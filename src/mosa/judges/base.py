@@ -32,9 +32,11 @@ class Judge(Protocol):
     @property
     def id(self) -> str:
         """Name, version, hash of its prompt and its model: verdicts of one id compare."""
+        ...
 
     async def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """A verdict for each item, in their order; one that cannot be read is unscored."""
+        ...
 
 
 @dataclass(frozen=True)

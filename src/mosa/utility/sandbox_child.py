@@ -151,7 +151,10 @@ class _Unread(io.StringIO):
     def read(self, *args: object) -> str:
         raise OSError("the sandbox has no standard input")
 
-    readline = readlines = read
+    readline = read
+
+    def readlines(self, *args: object) -> list[str]:
+        raise OSError("the sandbox has no standard input")
 
     def readable(self) -> bool:
         return False
