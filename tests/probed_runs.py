@@ -13,12 +13,13 @@ from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, Verdict, as
 
 JUDGE = "truth/1/made-up"
 SET = "made up"
+LENGTH = {"max_new_tokens": 4}
 
 
 def subject_of(name: str, refusals: Sequence[str] = ()) -> SubjectRecord:
     """A subject whose weights are called after it."""
     return SubjectRecord(
-        name, "base", None, f"hash of {name}", None, {}, [], [], [], refusals=list(refusals)
+        name, "base", None, f"hash of {name}", None, LENGTH, [], [], [], refusals=list(refusals)
     )
 
 

@@ -117,7 +117,7 @@ def show_finding(finding: Finding, page: Page) -> None:
         *([Column("p (Holm)")] if is_tested else []),
     )
     if rows:
-        title = f"{finding.probe}, preset {finding.preset}"
+        title = f"{finding.probe}, preset {finding.preset}, responses of {finding.length} tokens"
         page.table(TextTable(title, columns, rows, grouped_by="subject and set"))
     page.say_each(finding.key_sentences)
 

@@ -34,8 +34,12 @@ def marked_attack(record: SetRecord, attack: str) -> str:
 
 def alignment_data_of(figures: Iterable[Figure]) -> InAlignmentData:
     """How many of the wrappings of some figures' attacks stand in the testbed's alignment data."""
-    found = {figure.in_alignment_data for figure in figures}
-    return "some" if len(found) > 1 else next(iter(found), "none")
+    found: set[InAlignmentData] = {figure.in_alignment_data for figure in figures}
+    if len(found) > 1:
+        return "some"
+    for only in found:
+        return only
+    return "none"
 
 
 def task_title(name: str) -> str:
@@ -77,7 +81,8 @@ def worst_of(head: Headline, name_of: Names = attrgetter("name")) -> str:
 
 def legend(figures: Iterable[Figure]) -> str:
     """What the marks mean that occur; empty where none does."""
-    return legend_of({figure.in_alignment_data for figure in figures})
+    found: set[InAlignmentData] = {figure.in_alignment_data for figure in figures}
+    return legend_of(found)
 
 
 def legend_of(found: Collection[InAlignmentData]) -> str:

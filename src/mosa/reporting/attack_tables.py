@@ -34,6 +34,7 @@ from mosa.reporting.tables import shown
 from mosa.reporting.views import Views, share_of_tries
 from mosa.stats.pairs import PairedDifference, corrected_rate, holm, paired_difference
 from mosa.stats.rates import Rate, format_rate, rate_of
+from mosa.testbed.behaviors import InAlignmentData
 from mosa.types import UserError
 
 
@@ -320,7 +321,9 @@ def _not_applicable(setup: ReportSetup) -> ReportTable:
         + (setup.labels[pair.subject], pair.reason)
         for pair in setup.not_applicable
     )
-    told = {trained_against(sets[pair.case_set], pair.attack) for pair in setup.not_applicable}
+    told: set[InAlignmentData] = {
+        trained_against(sets[pair.case_set], pair.attack) for pair in setup.not_applicable
+    }
     return ReportTable(
         "not-applicable",
         "Attacks that are not applicable",

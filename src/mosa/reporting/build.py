@@ -142,7 +142,10 @@ def _charts(findings: Sequence[Finding]) -> Iterator[ReportFigure]:
     for number, finding in enumerate(findings):
         sets = ", ".join(f"{n} cases of {name}" for name, n in finding.header["sets"].items())
         subjects = ", ".join(finding.header["subjects"])
-        caption = f"Probe {finding.probe}:{finding.preset}, {subjects}, on {sets}."
+        caption = (
+            f"Probe {finding.probe}:{finding.preset}, {subjects}, on {sets}; responses of "
+            f"{finding.length} tokens."
+        )
         for name, chart in finding.charts.items():
             yield ReportFigure(f"finding-{number}-{name}", chart, caption)
 

@@ -81,6 +81,7 @@ def test_contrasts_of_a_made_table(tmp_path):
     assert level == pytest.approx(0.1)
     assert finding.header["judges"] == {SET: JUDGE}
     assert finding.header["subjects"] == {"m": "hash of m"}
+    assert finding.header["max_new_tokens"] == {"m": 4} and finding.length == "4"
 
 
 def test_a_refusal_that_is_dropped_is_told_apart_from_one_that_holds(tmp_path):

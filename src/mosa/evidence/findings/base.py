@@ -87,7 +87,8 @@ class Finding:
     probe: str
     preset: str
     header: dict[str, Any]
-    """Every setting, the subjects' weights, the sets, the judges and the versions."""
+    """Every setting, the subjects' weights and lengths of responses, the sets, the judges and the
+    versions."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The data, one row per attempt (or per position)."""
     estimates: list[dict[str, Any]] = field(default_factory=list)
@@ -105,6 +106,12 @@ class Finding:
     def name(self) -> str:
         """Probe and preset, as a file's name."""
         return chart_name(f"{self.probe} {self.preset}")
+
+    @property
+    def length(self) -> str:
+        """The tokens of the subjects' responses, each length once; a probe may try others beside
+        it."""
+        return ", ".join(dict.fromkeys(map(str, self.header["max_new_tokens"].values())))
 
     @property
     def paragraph(self) -> str:
@@ -377,6 +384,9 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
             "preset": preset,
             "settings": settings[probe, preset],
             "subjects": {subject: subjects[subject].weights for subject, _ in cells},
+            "max_new_tokens": {
+                subject: subjects[subject].decoder.get("max_new_tokens") for subject, _ in cells
+            },
             "sets": sets,
             "judges": {case_set: judges[case_set] for case_set in sets},
             "versions": versions,
