@@ -15,6 +15,7 @@ from collections.abc import Callable
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+import shape_checks  # noqa: F401  # before mosa
 from tiny_models import (
     dream_tokenizer,
     llada_tokenizer,
