@@ -11,8 +11,9 @@ WORLDS ?= 1 2 3
 # Processes that share the tests; each computes on one thread.
 PROCESSES ?= logical
 # The slowest are shown, since all together have ten minutes on two cores.
-PYTEST := $(RUN)/python -m pytest -q -n $(PROCESSES) --maxprocesses 8 --dist worksteal \
-	--durations=20 --durations-min=5
+# One writes the bytecode that the others read, and the processes that tests start.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN)/python -m pytest -q -n $(PROCESSES) --maxprocesses 8 \
+	--dist worksteal --durations=20 --durations-min=5
 
 .DEFAULT_GOAL := help
 .PHONY: help demo worlds attacks tables docs-tables docs test test-slow examples check fix clean
