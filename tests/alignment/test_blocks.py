@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -105,13 +106,16 @@ def test_which_block_is_open():
 
 @dataclass
 class OneByOne:
-    """Passes over one prompt, one state each."""
+    """Passes over one prompt, one state each; equal states have one pass."""
 
     model: DiffusionLM
     prompt: list[int]
     answer: list[int]
+    known: dict[tuple[bool, tuple[int, ...]], torch.Tensor] = field(default_factory=dict)
 
-    def log_probs(self, position: int, written: list[int]) -> torch.Tensor:
+    def log_probs(
+        self, position: int, written: list[int], *, is_frozen: bool = False
+    ) -> torch.Tensor:
         """At a response position, with the blocks before its own as written and masks from there
         to the block's end."""
         attention, num_prompt = self.model.attention, len(self.prompt)
@@ -122,8 +126,12 @@ class OneByOne:
         tokens = (self.prompt + written)[:first]
         tokens += [self.model.mask_token_id] * (end - len(tokens))
         tokens[:num_prompt] = self.prompt
-        logits = self.model.logits(torch.tensor([tokens]), response_start=num_prompt)
-        return logits[0, place].log_softmax(-1)
+        state = is_frozen, tuple(tokens)
+        if state not in self.known:
+            with self.model.adapter_disabled() if is_frozen else nullcontext():
+                logits = self.model.logits(torch.tensor([tokens]), response_start=num_prompt)
+            self.known[state] = logits[0].log_softmax(-1)
+        return self.known[state][place]
 
     def score(self, phrase: tuple[int, ...], window: Window) -> torch.Tensor:
         """The best start in a window, the phrase written as far as it goes."""
@@ -144,8 +152,7 @@ class OneByOne:
         written, values = self.answer + [self.model.eos_token_id] * LENGTH, []
         for position in positions:
             policy = self.log_probs(position, written)
-            with self.model.adapter_disabled():
-                frozen = self.log_probs(position, written)
+            frozen = self.log_probs(position, written, is_frozen=True)
             values.append((policy.exp() * (policy - frozen)).sum())
         return torch.stack(values).sum()
 

@@ -18,6 +18,7 @@ from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from align_tiny import tiny_model
 
+from mosa import cli
 from mosa.alignment.config import PRESET_FOLDER, presets
 from mosa.families import load_model
 
@@ -38,7 +39,7 @@ SMALL = {
 }
 
 
-def run(*words: str, expect: int = 0) -> str:
+def run(*words: str) -> str:
     """What a command writes to both streams; a launch that hangs fails the test."""
     done = subprocess.run(
         words,
@@ -47,7 +48,7 @@ def run(*words: str, expect: int = 0) -> str:
         check=False,
         timeout=600,
     )
-    assert (done.returncode == 0) == (expect == 0), done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
@@ -69,13 +70,13 @@ def command(folder: Path, out: Path, per_device: int, **changes: Any) -> list[st
     settings = {**SMALL, **phrases, "per_device_train_batch_size": per_device, **changes}
     options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     files = ("--model", folder / "base", "--data", folder / "prompts.txt", "--out", out)
-    return ["-m", "mosa", "align", "mosa", *map(str, files), *options]
+    return ["align", "mosa", *map(str, files), *options]
 
 
 @pytest.fixture(scope="module")
 def alone(folder) -> Path:
-    """The adapter that one process trains, four prompts an update."""
-    run(sys.executable, *command(folder, folder / "alone", 4), "--use_cpu", "true")
+    """The adapter that this process trains, four prompts an update."""
+    assert cli.main([*command(folder, folder / "alone", 4), "--use_cpu", "true"]) == 0
     return folder / "alone"
 
 
@@ -84,7 +85,7 @@ def together(folder) -> tuple[Path, str]:
     """The adapter that two processes train, two prompts an update on each, with what they say."""
     out = folder / "together"
     words = command(folder, out, 2, **CHECKPOINTS)
-    return out, run(*LAUNCH, str(CONFIGS / "cpu.yaml"), *words)
+    return out, run(*LAUNCH, str(CONFIGS / "cpu.yaml"), "-m", "mosa", *words)
 
 
 CHECKPOINTS = {
@@ -121,6 +122,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow  # test_run.py has one process that goes on where it stopped
 def test_two_processes_go_on_where_two_stopped(folder, alone, together, tmp_path):
     """A run of which the first half alone was done, as the folder of its checkpoint shows it."""
     out = tmp_path / "out"
@@ -129,7 +131,7 @@ def test_two_processes_go_on_where_two_stopped(folder, alone, together, tmp_path
     for file in ("config.yaml", "versions.json"):
         shutil.copy(together[0] / file, out)
     words = command(folder, out, 2, **CHECKPOINTS)
-    shown = run(*LAUNCH, str(CONFIGS / "cpu.yaml"), *words, "--resume")
+    shown = run(*LAUNCH, str(CONFIGS / "cpu.yaml"), "-m", "mosa", *words, "--resume")
     assert shown.count("Trained for 4 steps") == 1
     assert_same_adapter(alone, out)
     assert Counter(line["step"] for line in read_metrics(out)) == {4: 2}

@@ -6,10 +6,11 @@ import re
 
 import pytest
 from made_runs import begun, made_set, record
+from two_stages import two_stages
 
 import mosa
 from mosa import cli, terminal
-from mosa.experiments.workers import Emit, run_jobs
+from mosa.experiments.workers import run_jobs
 from mosa.terminal import LiveBar
 
 
@@ -69,12 +70,6 @@ def test_what_takes_a_moment_has_no_bar(capsys, monkeypatch):
         now[0] += 2 * terminal.SECONDS_BEFORE
         bar.update("tokens", 2, 2)
         assert bar.bar.live.is_started
-
-
-def two_stages(emit: Emit) -> None:
-    for stage in ("aligning", "attacks"):
-        emit("stage", stage)
-        emit("advance", (1, 2))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
