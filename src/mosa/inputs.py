@@ -18,8 +18,9 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 import msgspec
 import yaml
@@ -92,7 +93,7 @@ def refusing(
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """A file to read from; inside, an error of the system is the UserError that it cannot be."""
     remedy = "check its permissions"
     with refusing(OSError, f"{path} cannot be read", remedy), path.open("rb") as file:

@@ -265,7 +265,7 @@ class RunFolder:
     def __repr__(self) -> str:
         """Where it is, and how much of what it holds."""
         with Run(self.folder) as run:
-            return f"<RunFolder {self.folder}: {_told(run)}>"
+            return f"<RunFolder {self.folder}: {_contents_in_words(run)}>"
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self)[1:-1])}</p>{self.results()._repr_html_()}"

@@ -123,7 +123,7 @@ def _show_list(
         if not args.name:
             column = max(map(len, by_name)) + 2
             width = shutil.get_terminal_size().columns - column
-            show(f"{entry['name']:<{column}}{shortened(entry['summary'], width)}")
+            show(f"{entry['name']:<{column}}{cut_to_width(entry['summary'], width)}")
             continue
         show(f"{entry['name']}: {entry['summary']}")
         for line in about(entry):

@@ -158,7 +158,7 @@ def commands_page(group: str = "") -> str:
             "",
             "mosa aligns, attacks and measures diffusion language models.",
             "",
-            *(f"  {name:<{column}}{shortened(told, width)}" for name, told in shown.items()),
+            *(f"  {name:<{column}}{cut_to_width(told, width)}" for name, told in shown.items()),
             "",
             "  --version  print the version",
         ]

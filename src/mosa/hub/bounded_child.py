@@ -170,7 +170,7 @@ def main() -> None:
         try:
             outcome = TASKS[task](**request)
         except BaseException as error:  # one of the libraries panics with a BaseException
-            outcome = {"error": f"{type(error).__name__}: {plain(str(error))}"}
+            outcome = {"error": f"{type(error).__name__}: {on_one_line(str(error))}"}
         sys.stdout.write(json.dumps(outcome) + "\n")
         sys.stdout.flush()
 

@@ -167,7 +167,7 @@ def chart_legend(chart: AnyChart, subjects: Collection[str]) -> list[tuple[Marku
     """(mark, label) of each series of a chart; empty where the chart itself names them."""
     if isinstance(chart, Points):
         names, is_line = list(chart.points), False
-        labels = [f"{name} ({_size_told(chart, name)})" for name in names]
+        labels = [f"{name} ({_size_in_words(chart, name)})" for name in names]
     elif isinstance(chart, LineChart | Paths):
         labels = names = list(chart.series)
         is_line = True
@@ -244,7 +244,7 @@ def describe(chart: AnyChart) -> str:
             return f"Bars: share of cases by {chart.x_label}, for {', '.join(chart.series)}."
         case Points():
             each = (
-                f"{name} at {shown(x)} and {shown(y)}, {_size_told(chart, name)}"
+                f"{name} at {shown(x)} and {shown(y)}, {_size_in_words(chart, name)}"
                 for name, (x, y, _) in chart.points.items()
             )
             return f"Points with 95 % intervals of {axes}: {'; '.join(each)}."

@@ -133,7 +133,7 @@ def _sentences_by_block(
         written = [o for o in observations if o["phrase_type"] == kind]
         ends = None if kind == "none" else extremes(written, "block", measure)
         if ends is not None:
-            told.append(f"with a {kind} phrase {ends_told('block', *ends)}")
+            told.append(f"with a {kind} phrase {format_ends('block', *ends)}")
     label = f"{group.label}, end tokens {END_TOKENS[end_tokens]}"
     return [f"{label}: {measure} {'; '.join(told)}."] * bool(told)
 
