@@ -249,8 +249,8 @@ def _show_price(config: EvaluateConfig, rows: Sequence[AskedRow]) -> None:
         else:
             show(f"{what}, {row.num_tasks} tasks: {in_words(row.asked)}")
     show(
-        f"In all at most {in_words(total(rows)) or 'nothing'}; judges, retries and what is on "
-        "record already are not counted."
+        f"In all at most {in_words(total(rows)) or 'nothing'}; judges, requests that a server is "
+        "sent again, and what is on record already are not counted."
     )
     for subject in config.subjects:
         if passes := total([row for row in rows if row.subject == subject.name])[PASSES]:
