@@ -11,6 +11,7 @@ from typing import Any, get_args
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.catalogue import read_catalogue
+from mosa.cli.help import cut_to_width
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, in_words
 from mosa.inputs import did_you_mean
 from mosa.terminal import show

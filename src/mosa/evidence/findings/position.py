@@ -18,6 +18,7 @@ from mosa.evidence.findings.base import (
     chart_name,
     difference,
     extremes,
+    format_ends,
     points,
     rate,
     without_room,
