@@ -286,7 +286,8 @@ def test_a_folder_whose_name_says_full_is_not_a_full_disk(tmp_path):
         Run(tmp_path / "full-locked", create=True)
 
 
-def test_a_full_disk_is_told_of_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE])
+def test_a_full_disk_is_told_of_at_once(tmp_path, monkeypatch, code):
     """Only a lock is waited for; a disk that is full from the start will not empty itself."""
     connect = sqlite3.connect
 
@@ -296,7 +297,7 @@ def test_a_full_disk_is_told_of_at_once(tmp_path, monkeypatch):
         def execute(self, statement, values=()):
             if "journal_mode" in statement:
                 error = sqlite3.OperationalError("database or disk is full")
-                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                error.sqlite_errorcode = code
                 raise error
             return super().execute(statement, values)
 

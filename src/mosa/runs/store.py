@@ -251,8 +251,10 @@ class Run:
             raise  # bugs of ours
         except sqlite3.DatabaseError as error:
             # Python's own errors have no code; extended codes say more in their upper bits.
-            kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if kind == sqlite3.SQLITE_FULL:
+            code = getattr(error, "sqlite_errorcode", 0)
+            kind = code & 0xFF
+            # The latter: no room for the file that processes share beside a log.
+            if kind == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
                 raise UserError(
                     f"the disk of {folder} is full; free some space and run the same command "
                     "again; what was recorded is kept"
