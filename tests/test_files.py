@@ -152,6 +152,7 @@ class SafetensorError(Exception):
         OSError(errno.EDQUOT, "Quota exceeded"),
         SafetensorError("I/O error: No space left on device (os error 28)"),
         RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 13440 vs 13332"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -160,7 +161,11 @@ def test_a_full_disk_is_told_whoever_finds_it(tmp_path, error):
         raise error
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyError("x"), BrokenPipeError()])
+OTHERS = [RuntimeError("a bug"), KeyError("x"), BrokenPipeError()]
+OTHERS += [RuntimeError("[enforce fail at inline_container.cc:268] . PytorchStreamReader failed")]
+
+
+@pytest.mark.parametrize("error", OTHERS, ids=repr)
 def test_what_the_disk_has_not_done_passes(tmp_path, error):
     with pytest.raises(type(error)), user_errors(tmp_path):
         raise error

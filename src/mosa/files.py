@@ -99,9 +99,10 @@ def _disk_error(error: Exception) -> int | None:
         return error.errno or errno.EIO
     if found := re.search(r"\(os error (\d+)\)", str(error)):  # of a library written in Rust
         return int(found[1])
-    if not isinstance(error, RuntimeError) or "PytorchStreamWriter" not in str(error):
+    is_torch = isinstance(error, RuntimeError) and "inline_container.cc" in str(error)
+    if not is_torch or "PytorchStreamReader" in str(error):
         return None
-    # torch tells that a write failed, but not why.
+    # torch tells that a write failed, or that less is there than it wrote, but not why.
     is_limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
     return errno.EFBIG if is_limited else errno.ENOSPC
 
