@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from chat.stub_endpoint import Answer, completion, stub_endpoint
-from fuzz.writers import MORE, WRITERS
+from fuzz.writers import MORE, WRITERS, Writer
 from made_runs import attacked
 from refusals import check_message
 
@@ -99,7 +99,16 @@ def file(name: str) -> Hold:
     return lambda out: claim_file(out / name)
 
 
-BY_NAME = {writer.name: writer for writer in [*WRITERS, *MORE]}
+CAMPAIGN = Writer(
+    "bench campaign",
+    lambda given, out: [
+        *("bench", "campaign", "--sizes", "12,30", "--batch_size", "4"),
+        *("--out", str(out / "a.txt"), "--json", str(out / "a.json")),
+    ],
+    lambda out: sorted(path.name for path in out.iterdir()),
+)
+"""It takes long, and is killed and run on full disks nowhere."""
+BY_NAME = {writer.name: writer for writer in [*WRITERS, *MORE, CAMPAIGN]}
 HOLDS: dict[tuple[str, str], Hold] = {
     ("evaluate", "written"): written,
     ("evaluate", "locked"): locked,

@@ -179,14 +179,6 @@ MORE = [
         ],
         lambda out: (out / "page.html").exists(),
     ),
-    Writer(
-        "bench campaign",
-        lambda given, out: [
-            *("bench", "campaign", "--sizes", "12,30", "--batch_size", "4"),
-            *("--out", str(out / "a.txt"), "--json", str(out / "a.json")),
-        ],
-        lambda out: sorted(path.name for path in out.iterdir()),
-    ),
 ]
 """Other commands that write, and other results of those above."""
 
