@@ -339,6 +339,14 @@ def test_settings_of_another_hand_are_refused(run, killed, name, content):
         run("out", resume=True, overrides=RESUMABLE)
 
 
+@pytest.mark.parametrize("name", ["data", "method", "model"])
+def test_a_long_record_of_another_hand_is_one_short_sentence(run, killed, name):
+    file = killed / "versions.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: "a\n\x1b" * 5000}))
+    with refuses("out", name):
+        run("out", resume=True, overrides=RESUMABLE)
+
+
 def test_a_training_killed_before_its_first_checkpoint_starts_anew(run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run("out", callbacks=[Kill(1)])
@@ -421,7 +429,7 @@ def test_a_merge_reads_the_versions_of_an_adapter_strictly(run, checkpoint, tmp_
 
 def test_resuming_another_run_is_refused(run, harmful):
     run("out", callbacks=[Interrupt(1, signal.SIGTERM)])
-    with refuses("out", "beta=0.05", "beta=0.5"):
+    with refuses("out", "beta=0.05", "0.5"):
         run("out", resume=True, overrides={"beta": 0.5})
     with refuses("out", "data"):
         run("out", resume=True, data=harmful[:4])

@@ -32,7 +32,7 @@ from mosa.data import TrainingExample, draw_prompts, load_prompts
 from mosa.families import DiffusionLM, load_model
 from mosa.files import OwnFolder, claim_folder
 from mosa.hub.folders import folder_of
-from mosa.inputs import is_file, read_json, read_yaml
+from mosa.inputs import is_file, read_json, read_yaml, shortened
 from mosa.judges.base import Judge
 from mosa.provenance import versions
 from mosa.types import Tell, UserError, tell_nobody
@@ -370,15 +370,16 @@ def _check_same_run(out: Path, settings: AlignConfig, record: dict[str, Any]) ->
     for name in sorted((before.keys() | now.keys()) - _FREE_ON_RESUME):
         if before.get(name) != now.get(name):
             raise UserError(
-                f"The run in {out} had {name}={before.get(name)}, but the settings now have "
-                f"{name}={now.get(name)}; set the old value, or start in another folder."
+                f"The run in {out} had {shortened(name)}={shortened(before.get(name))}, but the "
+                f"settings now have {shortened(now.get(name))}; set the old value, or start in "
+                "another folder."
             )
     old = read_json(out / "versions.json")
     for name in ("method", "model", "data", "judge", "num_processes"):
         if old.get(name) != record.get(name):
             raise UserError(
-                f"The run in {out} had another {name} ({old.get(name)}, now {record.get(name)}); "
-                "give the old one, or start in another folder."
+                f"The run in {out} had another {name} ({shortened(old.get(name))}, now "
+                f"{shortened(record.get(name))}); give the old one, or start in another folder."
             )
 
 
