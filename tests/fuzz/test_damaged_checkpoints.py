@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import shutil
@@ -42,6 +43,8 @@ def place(tiny_llada, new_tiny_llada, tmp_path_factory) -> Path:
     """A target, whole and in shards, one with experts, an adapter of the first, a chat model."""
     place = tmp_path_factory.mktemp("sound")
     tiny_llada.save(place / "base")
+    special = {"eos_token": "<|endoftext|>", "additional_special_tokens": ["<|eot_id|>"]}
+    (place / "base" / "special_tokens_map.json").write_text(json.dumps(special))
     tiny_llada.save(place / "shards", max_shard_size="40KB")
     new_model(LLADA2_LAYOUT, role_tokenizer(), seed=0).save(place / "experts")
     model = new_tiny_llada()
@@ -62,9 +65,9 @@ def target(name: str, adapter: str | None = None) -> Callable[[Path], object]:
     return read
 
 
-def chat(place: Path) -> None:
+def chat(place: Path, name: str = "chat") -> None:
     request = ChatRequest((Message("user", TEXT),), "test", max_tokens=2)
-    asyncio.run(LocalChat(place / "chat", device="cpu").complete(request))
+    asyncio.run(LocalChat(place / name, device="cpu").complete(request))
 
 
 def check(
@@ -94,6 +97,7 @@ def check(
         ("experts/config.json", target("experts")),
         ("base/tokenizer.json", target("base")),
         ("base/tokenizer_config.json", target("base")),
+        ("base/special_tokens_map.json", target("base")),
         ("shards/model.safetensors.index.json", target("shards")),
         ("adapter/adapter_config.json", target("base", "adapter")),
         ("chat/config.json", chat),
@@ -134,13 +138,18 @@ PIECES = (
 )  # fmt: skip
 
 
-@many
-@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=9).map("".join))
-def test_templates(place, template):
-    copy = place / "template"
-    if not copy.exists():
-        shutil.copytree(place / "base", copy)
-        (copy / "chat_template.jinja").unlink(missing_ok=True)
+@pytest.mark.parametrize("kind", ["base", "chat"])
+def test_templates(place, kind):
+    copy = Path(shutil.copytree(place / kind, place / f"{kind}-template"))
+    (copy / "chat_template.jinja").unlink(missing_ok=True)
     file = copy / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": template}))
-    read_or_refuse(target("template"), place)
+    settings_of_tokenizer = json.loads(file.read_text())
+    read = target(copy.name) if kind == "base" else functools.partial(chat, name=copy.name)
+
+    @many
+    @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=9).map("".join))
+    def is_read_or_refused(template: str) -> None:
+        file.write_text(json.dumps(settings_of_tokenizer | {"chat_template": template}))
+        read_or_refuse(read, place)
+
+    is_read_or_refused()

@@ -41,6 +41,7 @@ LABELLED = [
     {"behavior": "bake", "response": "mix, then bake", "label": 1, "kind": "answer"},
     {"behavior": "brew", "response": "i am sorry", "label": "safe", "kind": "refusal"},
 ]
+LABELLED_CSV = 'behavior,response,label\nbake,"mix, then ""bake"" it",1\nbrew,i am sorry,safe\n'
 CSV = 'id,goal,target\n1,"Bake bread, please",Sure\n2,Brew tea,"Sure ""now"""\n'
 OPTIONS = {
     "model": "testbed", "adapter": ["none", "a"], "sets": ["testbed", "xstest"], "out": "run",
@@ -75,11 +76,11 @@ SURFACES = [
             ("a.jsonl", lines(ROWS)),
         )
     ),
-    Surface(
-        "labelled rows",
-        "a.jsonl",
-        text("a.jsonl", lines(LABELLED)),
-        lambda f: load_labelled(f / "a.jsonl"),
+    *(
+        Surface(
+            f"labelled rows {name}", name, text(name, of), lambda f, n=name: load_labelled(f / n)
+        )
+        for name, of in (("a.jsonl", lines(LABELLED)), ("a.csv", LABELLED_CSV))
     ),
     Surface(
         "phrases", "a.txt", text("a.txt", "i am sorry\n# no\n"), lambda f: read_phrases(f / "a.txt")
