@@ -54,7 +54,8 @@ def test_command_writes_everything_and_goes_on_without_work(name, tmp_path, caps
     assert {f"{chart}.{kind}" for chart in result["charts"] for kind in ("svg", "png")} <= files
     assert result["paragraph"] == (folder / "finding.md").read_text().strip()
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"{name}, preset quick, responses of " in shown
+    title = f"{name}, preset quick ("
+    assert title in shown and "responses of 72 tokens" in " ".join(shown.split())
     assert f"data and figures: {folder}" in shown
     with Run(tmp_path) as recorded:
         (finding,) = findings_of(recorded)
