@@ -52,6 +52,7 @@ def test_the_notebook_runs(tmp_path):
     assert not any("Training Loss" in text for text in shown), "a bar that nobody asked for"
 
 
+@pytest.mark.slow  # `make examples` runs it
 def test_the_script_runs_on_a_checkpoint_in_the_layout_of_llada(new_tiny_llada, tmp_path):
     """Random weights: it attacks, trains two updates, attacks again and writes a page."""
     new_tiny_llada().save(tmp_path / "model")

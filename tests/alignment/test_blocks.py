@@ -302,7 +302,11 @@ def _answer(ids) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("harmful_weight", "figure", "least"), [(1.0, "score_safe", 1.0), (1e3, "score_answer", -0.1)]
+    ("harmful_weight", "figure", "least"),
+    [
+        (1.0, "score_safe", 1.0),
+        pytest.param(1e3, "score_answer", -0.1, marks=pytest.mark.slow),
+    ],
 )
 def test_the_robust_kind_moves_the_right_way(
     tmp_path, phrase_files, harmful, benign, harmful_weight, figure, least

@@ -193,7 +193,10 @@ def test_uneven_micro_batches_weigh_examples_alike(tmp_path, phrase_files, harmf
         torch.testing.assert_close(split[name], whole[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, ROBUST], ids=["paper", "robust"])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param(ROBUST, id="robust"), pytest.param({}, id="paper", marks=pytest.mark.slow)],
+)
 def test_resumed_equals_uninterrupted(tmp_path, phrase_files, harmful, benign, changes):
     """Ten steps over more than two epochs; stopped at four, seven. Equal to the last bit."""
     changes = {**changes, "per_device_train_batch_size": 2, "max_steps": 10, "save_steps": 1.0}

@@ -95,6 +95,7 @@ def test_report_tables_and_closing_lines(out):
     assert str(out / "report.html") in lines[-1]
 
 
+@pytest.mark.slow  # test_method_tables.py has a second call that trains nothing
 def test_second_run_makes_nothing_new(out, monkeypatch):
     """Finished adapters and recorded responses are used again."""
     before = recorded(out)

@@ -334,6 +334,7 @@ def test_probes_and_prefills_are_answered_by_two_processes_too(tmp_path):
     assert contents(tmp_path / "run") == contents(tmp_path / "alone")
 
 
+@pytest.mark.slow  # what a pool says of a process that is gone is tested without one, above
 def test_a_process_that_is_killed_loses_nothing_and_the_main_one_says_so(tmp_path, alone):
     out = tmp_path / "run"
     command = [*COMMAND, "--out", str(out)]

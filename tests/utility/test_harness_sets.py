@@ -683,7 +683,10 @@ def _published() -> Path | None:
 
 
 @pytest.mark.skipif(_published() is None, reason="the published files do not travel with mosa")
-@pytest.mark.parametrize("name", OWN_TASKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n == "mmlu" else []) for n in OWN_TASKS],
+)
 def test_the_published_files(model, name):
     """Each is found, has the rows that are known of it, and can be asked."""
     known = [KNOWN_FILES[file] for file in OWN_TASKS[name].files]

@@ -214,7 +214,9 @@ def test_the_programs_are_of_both_kinds(expected):
     assert min(sum(expected.values()), sum(not p for p in expected.values())) >= 25
 
 
-@pytest.mark.parametrize("isolation", ["namespaces", "python"])
+@pytest.mark.parametrize(
+    "isolation", ["namespaces", pytest.param("python", marks=pytest.mark.slow)]
+)
 def test_every_program_is_scored_as_published(expected, isolation: Isolation):
     if isolation == "namespaces" and best_isolation() != "namespaces":
         pytest.skip("this system allows no namespaces")
