@@ -16,7 +16,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN)/python -m pytest -q -n $(PROCESSES) --
 	--dist worksteal --durations=20 --durations-min=5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo worlds attacks tables docs-tables docs test test-slow examples check fix clean
+.PHONY: help demo worlds attacks tables docs-tables docs test test-integration test-slow examples check fix clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -64,6 +64,9 @@ docs: docs-tables  ## build the documentation into build/site; a warning is an e
 
 test: $(STAMP)  ## the tests that need neither a GPU nor patience
 	@$(PYTEST)
+
+test-integration: $(STAMP)  ## those with a browser, several processes, other tools' programs, whole demos
+	@$(PYTEST) -m 'integration and not slow and not gpu'
 
 test-slow: $(STAMP)  ## every test that needs no GPU, those of the extras eval, docs and inspect too
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \

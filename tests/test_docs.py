@@ -168,6 +168,7 @@ def run_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.integration
 def test_the_examples_pass_their_tests_and_ours(extended):
     """The tests on the pages, and those that hold for every attack, family and judge."""
     new = [f"tests/{p}" for p in ("attacks/test_refusal_suppression.py", "judges/test_opening.py")]

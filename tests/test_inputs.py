@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 
 from mosa.inputs import (
     parse_json,
@@ -17,7 +18,6 @@ from mosa.inputs import (
     read_text,
     read_yaml,
 )
-from tests.refusals import refuses
 
 
 @dataclass

@@ -18,6 +18,8 @@ from transformers import PreTrainedTokenizerFast
 from mosa.alignment import read_phrases
 from mosa.families import load_model, new_model
 
+pytestmark = pytest.mark.integration
+
 # Harmless stand-ins in the nested layout of HarmfulQA: what the job reads is the file's form.
 PROMPTS = {
     "Kitchen": {

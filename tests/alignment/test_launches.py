@@ -22,6 +22,8 @@ from mosa import cli
 from mosa.alignment.config import PRESET_FOLDER, presets
 from mosa.families import load_model
 
+pytestmark = pytest.mark.integration
+
 CONFIGS = PRESET_FOLDER / "accelerate"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
 WORKER = str(Path(__file__).parent / "fsdp_process.py")

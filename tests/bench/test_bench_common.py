@@ -32,6 +32,8 @@ from mosa.bench.common import (
 from mosa.families import new_model
 from mosa.worker import device_of
 
+pytestmark = pytest.mark.integration
+
 CPU = torch.device("cpu")
 
 

@@ -9,6 +9,8 @@ from mosa import cli
 from mosa.bench.drift import MEASURES, Answers, DriftConfig, bench_drift, drift_of
 from mosa.stats.pairs import PairedDifference
 
+pytestmark = pytest.mark.integration
+
 
 def test_a_cache_renewed_in_every_step_drifts_nowhere_and_a_low_threshold_does():
     settings = ({"cache": "dual", "cache_refresh": 1}, {"threshold": 0.01})

@@ -23,6 +23,8 @@ from mosa.chat.questions import Unreadable, read_numbers, without_thoughts
 from mosa.terminal import printable
 from mosa.types import Message, UserError
 
+pytestmark = pytest.mark.integration
+
 KEY = "sk-very-secret-0123456789"
 MANY = settings(
     max_examples=1000,

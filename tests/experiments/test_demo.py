@@ -15,6 +15,8 @@ from mosa.experiments import demo, models
 from mosa.experiments.demo import DemoConfig, closing_lines, run_demo, run_folder, shown_names
 from mosa.runs.store import Run
 
+pytestmark = pytest.mark.integration
+
 TOY = DemoConfig(
     num_objects=2, num_benign=3, num_tasks=2, num_curve=2, align_steps=2, steps=4, workers=1
 )

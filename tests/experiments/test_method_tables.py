@@ -29,6 +29,8 @@ from mosa.runs.store import Run
 from mosa.testbed import world_of
 from mosa.world import World
 
+pytestmark = pytest.mark.integration
+
 TOY = MethodsConfig(
     num_seeds=2,
     tables=("methods",),

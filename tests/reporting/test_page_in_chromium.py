@@ -18,6 +18,8 @@ from mosa.reporting.content import Content, Overview, Sample
 from mosa.reporting.page import render_page
 from mosa.reporting.tables import FORMATS, named_tables
 
+pytestmark = pytest.mark.integration
+
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install playwright"
 )

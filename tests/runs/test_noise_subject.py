@@ -21,6 +21,8 @@ from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import default_decoder, subject_from, subjects_of
 
+pytestmark = pytest.mark.integration
+
 CANVAS = 32
 FEW = {"num_iterations": 1, "num_candidates": 4, "top_k": 4}
 SEARCHES = ("pal", "adv_prefix", "gcg", "first_step_gcg")

@@ -40,6 +40,8 @@ from mosa.runs.store import FILE, Run
 from mosa.types import UserError
 from mosa.worker import Work
 
+pytestmark = pytest.mark.integration
+
 DECODER = DecoderConfig(max_new_tokens=8, steps=4)
 LONG = DecoderConfig(max_new_tokens=256, steps=256)
 

@@ -239,6 +239,7 @@ def _begin(folder: Path, queue) -> None:
         queue.put(str(error))
 
 
+@pytest.mark.integration
 def test_several_processes_may_begin_one_run(tmp_path):
     """Whoever comes first writes the tables, and nobody is turned away."""
     context = multiprocessing.get_context("spawn")
@@ -354,6 +355,7 @@ def _write_for_ever(folder: Path, name: str) -> None:
             store.commit()
 
 
+@pytest.mark.integration
 def test_two_writers_and_a_kill_leave_whole_batches(tmp_path):
     """Two processes write batches of five; both are killed; every batch is there or is not."""
     filled(tmp_path).close()

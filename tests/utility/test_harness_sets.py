@@ -31,6 +31,8 @@ from mosa.utility.harness_task import FOLDER, HarnessTask, _manager, find_task
 from mosa.utility.prompts import SAME_TOKENS, pair_of, prompt_ids
 from mosa.utility.scoring import NEEDS_PUNKT, NO_PUNKT, NOT_RUN, _has_punkt
 
+pytestmark = pytest.mark.integration
+
 lm_eval = pytest.importorskip("lm_eval")
 
 from mosa.utility.lm import MosaLM  # noqa: E402, needs lm_eval

@@ -17,7 +17,10 @@ import pytest
 
 from mosa.utility.code_sandbox import Isolation, Limits, best_isolation, run_program
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="runs on Linux alone")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="runs on Linux alone"),
+]
 
 SECONDS = 8.0
 LIMITS = Limits(seconds=2 * SECONDS, cpu_seconds=int(SECONDS))

@@ -36,6 +36,8 @@ from mosa.utility.scoring import (
 from mosa.utility.testbed import testbed_set as make_set
 from mosa.world import World
 
+pytestmark = pytest.mark.integration
+
 WORLD = World(0)
 NOISE = 0.1
 QUICK = dataclasses.replace(DECODER, steps=12)
