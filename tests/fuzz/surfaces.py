@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from refusals import check_sentence
 
@@ -20,8 +21,15 @@ from mosa.types import UserError
 
 SECONDS = 60
 """After which reading a small file counts as not coming back."""
-SLOW: tuple[HealthCheck, ...] = tuple(HealthCheck.__members__.values())
+NUM_INPUTS = int(os.environ.get("MOSA_FUZZ", "1000"))
+SLOW = (
+    HealthCheck.data_too_large,
+    HealthCheck.filter_too_much,
+    HealthCheck.large_base_example,
+    HealthCheck.too_slow,
+)
 """What hypothesis complains of where inputs are large and reading them is slow."""
+many = settings(max_examples=NUM_INPUTS, deadline=None, database=None, suppress_health_check=SLOW)
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
-from fuzz.surfaces import SLOW, changed, changed_bytes, read_or_refuse
-from hypothesis import given, settings
+from fuzz.surfaces import changed, changed_bytes, many, read_or_refuse
+from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig
 from tiny_models import LLADA2_LAYOUT, role_tokenizer
@@ -27,12 +26,6 @@ from mosa.types import Message
 
 pytestmark = pytest.mark.slow
 
-many = settings(
-    max_examples=int(os.environ.get("MOSA_FUZZ", "1000")),
-    deadline=None,
-    database=None,
-    suppress_health_check=SLOW,
-)
 HEADER = 3000
 """Bytes of a file of weights in which its names, shapes and types stand."""
 TEXT = "how do i make tea ?"

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import yaml
-from fuzz.surfaces import SLOW, Surface, changed, comes_back, read_or_refuse
-from hypothesis import given, settings
+from fuzz.surfaces import Surface, changed, comes_back, many, read_or_refuse
+from hypothesis import given
 from hypothesis import strategies as st
 from refusals import check_sentence
 
@@ -30,8 +29,6 @@ from mosa.judges.calibrate import (
 
 pytestmark = pytest.mark.slow
 
-NUM_INPUTS = int(os.environ.get("MOSA_FUZZ", "1000"))
-many = settings(max_examples=NUM_INPUTS, deadline=None, database=None, suppress_health_check=SLOW)
 
 ROWS = [
     {"id": 1, "goal": "Bake bread", "target": "Sure, here is how", "category": "food"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import shutil
 import sqlite3
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz.surfaces import SLOW, changed_bytes, changed_json, comes_back, read_or_refuse
-from hypothesis import given, settings
+from fuzz.surfaces import changed_bytes, changed_json, comes_back, many, read_or_refuse
+from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import attacked, solved
 from probed_runs import probed_run, response_of, verdict
@@ -26,8 +25,6 @@ from mosa.runs.store import COLUMNS, FILE, Run
 
 pytestmark = pytest.mark.slow
 
-NUM_INPUTS = int(os.environ.get("MOSA_FUZZ", "1000"))
-many = settings(max_examples=NUM_INPUTS, deadline=None, database=None, suppress_health_check=SLOW)
 QUICK = ("results", "status", "json", "csv", "harmbench", "compare", "judge")
 COMMANDS = {
     "results": ["results", "RUN"],

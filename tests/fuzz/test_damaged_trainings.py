@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 import transformers
 from alignment.align_tiny import tiny_model
-from fuzz.surfaces import SLOW, changed, read_or_refuse
-from hypothesis import given, settings
+from fuzz.surfaces import changed, many, read_or_refuse
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mosa.alignment import MosaConfig, load_config, run, run_training
@@ -26,12 +25,6 @@ from mosa.files import MARK
 
 pytestmark = pytest.mark.slow
 
-many = settings(
-    max_examples=int(os.environ.get("MOSA_FUZZ", "1000")),
-    deadline=None,
-    database=None,
-    suppress_health_check=SLOW,
-)
 STEP = 2
 SETTINGS: dict[str, Any] = {
     "response_length": 24,
