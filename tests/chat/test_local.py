@@ -22,6 +22,7 @@ from mosa.chat.local import _Draws
 from mosa.chat.questions import without_thoughts
 from mosa.chat.text import without_strings
 from mosa.chat.weights import checkpoint_name, load_causal_lm
+from mosa.hub import folders
 from mosa.types import Message
 
 
@@ -273,8 +274,10 @@ def test_mistakes_are_user_errors(folder, tmp_path):
         LocalChat(folder, batch_size=0)
 
 
-def test_the_spec_names_a_local_model_without_loading_it():
-    assert chat_model("local:org/model", device="cpu").name == "org/model (local)"
+def test_the_spec_names_a_local_model_without_loading_it(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    name = chat_model(f"local:{tmp_path}", device="cpu").name
+    assert name == f"{checkpoint_name(tmp_path)} (local)"
 
 
 def test_a_folder_is_named_by_every_byte_of_its_weights(tmp_path):
@@ -334,6 +337,24 @@ def test_a_name_covers_all_that_is_read_of_an_adapter_and_its_base(tmp_path):
         file.write_bytes(content)
         changed.append(checkpoint_name(adapter))
     assert len({name, *changed}) == 1 + len(changed)
+
+
+def test_a_model_of_the_hub_is_named_by_what_the_hub_gave(tmp_path, monkeypatch):
+    """Under one name the hub gives other weights after an update; an adapter's base counts too."""
+    tokenizer = causal_tokenizer()
+    copy = saved(tmp_path / "copy", tiny_llama(tokenizer), tokenizer)
+    adapter = tmp_path / "lora"
+    network = get_peft_model(tiny_llama(tokenizer), LoraConfig(r=2, target_modules=["q_proj"]))
+    network.peft_config["default"].base_model_name_or_path = "some/judge"
+    network.save_pretrained(adapter)
+    monkeypatch.setattr(folders, "snapshot_download", lambda name, **_: str(copy))
+    before = checkpoint_name("some/judge"), checkpoint_name(adapter)
+    assert before[0] == "some/judge" + checkpoint_name(copy).removeprefix("copy")
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    after = checkpoint_name("some/judge"), checkpoint_name(adapter)
+    assert len({*before, *after}) == 4
 
 
 def test_weights_outside_of_the_folder_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 from pathlib import Path
 
@@ -255,9 +256,10 @@ def test_a_guard_whose_template_wants_parts(tmp_path):
 
 
 def test_a_template_in_place_of_the_models_own(guard):
-    setting = JudgeSetting(checkpoint=str(guard), device="cpu", template="{behavior} {response}.")
+    plain = JudgeSetting(checkpoint=str(guard), device="cpu")
+    setting = dataclasses.replace(plain, template="{behavior} {response}.")
     assert judged("llama_guard", setting, ["a!"])[0].success is False
-    assert make_judge("llama_guard", setting).id != make_judge("llama_guard").id
+    assert make_judge("llama_guard", setting).id != make_judge("llama_guard", plain).id
 
 
 def test_a_chat_template_that_hides_the_response(tmp_path):

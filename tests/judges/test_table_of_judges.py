@@ -15,6 +15,7 @@ from judges.fake_chat import FakeChat
 from refusals import refuses
 
 import mosa.judges
+from mosa.hub import folders
 from mosa.judges import JUDGES, Item, JudgeSetting, make_judge
 from mosa.judges.base import JudgeInfo
 from mosa.types import Behavior
@@ -114,8 +115,10 @@ def test_a_batch_size_below_one():
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_the_examples_on_the_pages_run(name, tmp_path, monkeypatch, capsys):
-    """Endpoints are played by a stub, and files of published prompts by a template of ours."""
+    """Endpoints are played by a stub, the hub's copies by an empty folder, and files of published
+    prompts by a template of ours."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folders, "snapshot_download", lambda name, **_: str(tmp_path))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for file in ("harmbench_prompt.txt", "strongreject_prompt.txt"):
         (tmp_path / file).write_text("{behavior} {response}")

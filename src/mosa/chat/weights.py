@@ -52,27 +52,21 @@ SCALES = re.compile(r"scale|absmax|SCB|zero|codebook|centroid|perm")
 
 
 def checkpoint_name(checkpoint: str | Path) -> str:
-    """A hub id unchanged; a folder's name with a hash of all that is read from it, 8 hex digits.
+    """The name of a folder, hub id or GGUF file with a hash of all that is read, 8 hex digits.
 
-    Of an adapter its base is read as well: a folder counts by its content, a hub id by its name.
-    Of a GGUF file, or a folder with nothing else to load, that file is read. Raises UserError for a
-    path where there is neither.
+    Of an adapter its base is read as well. What the hub has is fetched first, since one name can
+    stand for other weights tomorrow. Of a folder with nothing else to load its GGUF file is read.
+    Raises UserError for a path where there is nothing, and what `locate` raises.
     """
-    folder = folder_of(checkpoint)
-    gguf = _gguf_of(folder)
+    named = folder_of(checkpoint)
+    gguf = _gguf_of(named)
     if gguf is not None:
-        return f"{folder.name}#{short_hash(file_hash(gguf))}"
-    if not is_folder(folder):
-        if re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", str(checkpoint)) is None:
-            raise UserError(
-                f"There is no folder {shortened(checkpoint)}; give one, or a hub id ORG/NAME."
-            )
-        return str(checkpoint)
+        return f"{named.name}#{short_hash(file_hash(gguf))}"
+    folder = locate(checkpoint)
     hashes = _hash_of(folder)
     if is_file(folder / "adapter_config.json"):
-        base = folder_of(_base_of(folder))
-        hashes += _hash_of(base) if is_folder(base) else str(base)
-    return f"{folder.name}#{short_hash(hashes)}"
+        hashes += _hash_of(locate(_base_of(folder)))
+    return f"{named.name if is_folder(named) else checkpoint}#{short_hash(hashes)}"
 
 
 def _hash_of(folder: Path) -> str:
