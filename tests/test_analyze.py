@@ -11,7 +11,8 @@ import pytest
 from probed_runs import SET, probed_run, verdict
 from refusals import cli_refuses, refuses
 
-from mosa.analyze import analyze, write_finding
+import mosa
+from mosa.api.probing import run_probes, write_finding
 from mosa.cli import main
 from mosa.cli.analyze import show_finding
 from mosa.cli.tables import Page
@@ -102,7 +103,7 @@ def test_the_papers_protocol_is_its_preset(tmp_path, monkeypatch):
         seen.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mosa.cli.analyze.analyze", analyze_none)
+    monkeypatch.setattr("mosa.cli.analyze.run_probes", analyze_none)
     subjects = tmp_path / "subjects.yaml"
     subjects.write_text(
         "- {name: a, model: testbed}\n- {name: b, model: testbed, decoder: {max_new_tokens: 96}}\n"
@@ -132,16 +133,36 @@ def test_the_papers_protocol_is_its_preset(tmp_path, monkeypatch):
     ]
 
 
+def test_the_function_is_the_command(tmp_path, capsys):
+    """The same settings, tasks and figures; a loaded model is not loaded again."""
+    model = mosa.load_model("testbed")
+    options = {"limit": 2, "max_new_tokens": 48}
+    (found,) = mosa.analyze(
+        "order", model, sets="testbed:direct", out=tmp_path / "a", progress=False, **options
+    )
+    argv = ["--model", "testbed", "--sets", "testbed:direct", "--limit", "2"]
+    argv += ["--max_new_tokens", "48", "--out", str(tmp_path / "b")]
+    assert main(["analyze", "order", *argv]) in (None, 0)
+    capsys.readouterr()
+    with Run(tmp_path / "b") as run:
+        (other,) = findings_of(run)
+    assert (found.rows, found.estimates) == (other.rows, other.estimates)
+    assert found.paragraph in repr(found)
+    assert (tmp_path / "a" / found.name / "data.csv").is_file()
+    with refuses("middle", *PROBES):
+        mosa.analyze("middle", model, sets="testbed:direct", out=tmp_path / "c")
+
+
 def test_mistakes_are_named(tmp_path, capsys):
     argv = ["analyze", "order", "--model", "testbed", "--sets", "testbed:direct"]
     huge = [*argv, "--out", str(tmp_path), "--preset", "huge"]
     cli_refuses(capsys, huge, "order", "huge", "quick", "full")
     config = EvaluateConfig(subjects_of("testbed"), ("testbed:direct",), ("pap",))
     with refuses("pap", *PROBES):
-        analyze(tmp_path / "other", config)
+        run_probes(tmp_path / "other", config)
     served = subjects_of("http://localhost:8000/v1#tea", i_am_authorized=True)
     with refuses("tea", "order"):
-        analyze(tmp_path / "other", replace(config, subjects=served, attacks=("order:quick",)))
+        run_probes(tmp_path / "other", replace(config, subjects=served, attacks=("order:quick",)))
     argv = ["analyze", "step", "--model", "testbed", "--sets", "testbed:direct", "--limit", "1"]
     late = [*argv, "--out", str(tmp_path / "step"), "--positions", "[71]"]
     assert main(late) == 3

@@ -5,8 +5,8 @@
     >>> mosa.sample(model, "how do i make a copper lantern ?").show()  # doctest: +SKIP
 
 The functions are the commands of the command line, with the same names for the same things:
-`load_model`, `sample`, `align`, `evaluate`, `judge`, `results`, `report`, `compare`. Packages have
-the names of things (`mosa.alignment`, `mosa.evidence`, `mosa.reporting`) and never of functions.
+`load_model`, `sample`, `align`, `evaluate`, `analyze`, `judge`, `results`, `report`, `compare`.
+Packages have the names of things (`mosa.alignment`, `mosa.evidence`) and never of functions.
 
 Start reading in `mosa.denoising.reference` (the published loop) and `mosa.alignment.reference` (the
 paper's training step), both in plain tensors.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mosa.alignment import MosaConfig, MosaTrainer, SftConfig, SftTrainer
     from mosa.api.pages import compare, report
+    from mosa.api.probing import analyze
     from mosa.api.runs import RunFolder, evaluate, judge, results
     from mosa.api.training import align
     from mosa.attacks import Attack, Query, Target
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "mosa.alignment": ("MosaConfig", "MosaTrainer", "SftConfig", "SftTrainer"),
     "mosa.api.pages": ("compare", "report"),
+    "mosa.api.probing": ("analyze",),
     "mosa.api.runs": ("RunFolder", "evaluate", "judge", "results"),
     "mosa.api.training": ("align",),
     "mosa.attacks": ("Attack", "Query", "Target"),
@@ -81,6 +83,7 @@ __all__ = [
     "UserError",
     "__version__",
     "align",
+    "analyze",
     "compare",
     "evaluate",
     "gather",

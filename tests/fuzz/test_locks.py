@@ -20,7 +20,7 @@ from refusals import check_message
 
 from mosa import cli
 from mosa.alignment.run import MADE_BY as ALIGN
-from mosa.analyze import MADE_BY as ANALYZE
+from mosa.api.probing import MADE_BY as ANALYZE
 from mosa.chat import cache
 from mosa.files import claim_file, claim_folder
 from mosa.reporting.tables import TABLES_BY

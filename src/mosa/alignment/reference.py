@@ -100,7 +100,8 @@ def score(
     """
     first, last = window[0] - 1, window[1]
     starts = [first] if last is None else range(first, last - len(phrase) + 1)
-    return torch.stack([_at(log_probs, start, phrase) for start in starts]).max()
+    of_tokens_Rn = log_probs[:, list(phrase)]  # once, since each look costs the backward pass R x V
+    return torch.stack([_along(of_tokens_Rn, start) for start in starts]).max()
 
 
 def block_losses(
@@ -184,4 +185,10 @@ def block_log_probs(
 
 def _at(log_probs: Float[Tensor, "P V"], start: int, phrase: Sequence[int]) -> Float[Tensor, ""]:
     """The log-likelihood of a phrase from `start` on."""
-    return torch.stack([log_probs[start + j, token] for j, token in enumerate(phrase)]).sum()
+    return _along(log_probs[:, list(phrase)], start)
+
+
+def _along(of_tokens: Float[Tensor, "P n"], start: int) -> Float[Tensor, ""]:
+    """The sum of the first token's value at `start`, the second's one position later, and so on."""
+    length = of_tokens.shape[1]
+    return of_tokens[start : start + length].diagonal().sum()

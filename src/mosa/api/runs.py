@@ -22,7 +22,7 @@ from mosa.inputs import did_you_mean, read_yaml
 from mosa.reporting.content import Sample
 from mosa.reporting.setup import ReportConfig, read_setup
 from mosa.reporting.views import scan
-from mosa.runs.evaluate import run_evaluation
+from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.judging import METRIC, examiners_of_themselves, judge_meant, judge_run
 from mosa.runs.options import (
     evaluation_config,
@@ -102,36 +102,23 @@ def evaluate(
     Works inside a running event loop, too. Raises UserError for what cannot be run as requested,
     before anything is generated; warns (`NothingCame`) where an attack or judge produced nothing.
     """
-    _check_settings(settings)
-    if isinstance(subjects, str | Path):
-        subjects = read_yaml(Path(subjects), list[dict[str, Any]])
-    name, adapters = model, _listed(adapter)
-    if isinstance(model, DiffusionLM):
-        if adapters != (NO_ADAPTER,):
-            raise UserError("a loaded model brings its adapter; leave adapter out")
-        if model.has_new_adapter:
-            raise UserError(
-                "the adapter of this model is in no folder yet, so that a run could not say what "
-                "was measured; save it first (model.save_adapter(FOLDER))"
-            )
-        name, adapters = model.source, (model.adapter or NO_ADAPTER,)
-    options: dict[str, Any] = {
-        "model": None if model is None else str(name),
-        "adapter": adapters,
+    check_settings(settings)
+    given = {
+        "sets": sets,
+        "adapter": adapter,
         "system_prompt": system_prompt,
         "decoder": decoder,
         "subjects": subjects,
-        "sets": _listed(sets),
-        "attacks": _listed(attacks),
-        "attack_options": {name: dict(of) for name, of in (attack_options or {}).items()},
+        "attacks": attacks,
+        "attack_options": attack_options,
         "preset": preset,
         "attacker": attacker,
         "loop_judge": loop_judge,
         "translator": translator,
-        "judges": None if judges is None else _listed(judges),
+        "judges": judges,
         "judge_model": judge_model,
-        "judge_templates": None if judge_templates is None else Path(judge_templates),
-        "seeds": (seeds,) if isinstance(seeds, int) else tuple(seeds),
+        "judge_templates": judge_templates,
+        "seeds": seeds,
         "batch_size": batch_size,
         "dtype": dtype,
         "device": device,
@@ -140,10 +127,8 @@ def evaluate(
         "max_tokens_total": max_tokens_total,
         **settings,
     }
-    if settings.get("data_dir") is not None:
-        options["data_dir"] = Path(settings["data_dir"])
+    options = options_of(model, given)
     config = evaluation_config(options)
-    loaded = [model] if isinstance(model, DiffusionLM) else []
     judging = judge_config(options, served_by(config))
     with ProgressBar(is_shown=progress) as bar:
         run = run_evaluation(
@@ -153,13 +138,13 @@ def evaluate(
             judge_config=judging,
             endpoint_options=judging.chat,
             on_stopped=lambda why: warnings.warn(why, NothingCame, stacklevel=2),
-            models={s.name: of for of in loaded for s in config.subjects},
+            models=models_of(model, config),
             on_progress=bar.update,
             on_judged=bar.judging,
         )
     assert run is not None, "this process is the main one"
     with run:
-        _warn_of_nothing(nothing_from(run, bar.judged, asked_for(config.subjects, config.attacks)))
+        warn_of_nothing(nothing_from(run, bar.judged, asked_for(config.subjects, config.attacks)))
     return RunFolder(out)
 
 
@@ -180,7 +165,7 @@ def judge(
     `ChatOptions`. Raises UserError for a judge that is unknown, lacks what it needs, reads none of
     the run's sets, or steered its attacks; warns (`NothingCame`) where one could score nothing.
     """
-    _check_settings(settings, (ChatOptions,))
+    check_settings(settings, (ChatOptions,))
     names = _listed(judges)
     options = {
         "judges": names,
@@ -194,8 +179,45 @@ def judge(
         chosen = judges_of_run(opened, names, config, world_of_run(opened))
         with ProgressBar(is_shown=progress) as bar:
             judge_run(opened, chosen, on_progress=bar.judging)
-        _warn_of_nothing(nothing_from(opened, {each.id for each in chosen}))
+        warn_of_nothing(nothing_from(opened, {each.id for each in chosen}))
     return RunFolder(run)
+
+
+def options_of(model: str | Path | DiffusionLM | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `evaluate` and `analyze` as the command line has them: names in tuples,
+    paths, and a loaded model by its folder and adapter."""
+    options: dict[str, Any] = {"tokenizer": None, "i_am_authorized": False, **given}
+    options["model"] = None if model is None else str(model)
+    for name in ("sets", "attacks", "judges", "adapter"):
+        if options.get(name) is not None:
+            options[name] = _listed(options[name])
+    if isinstance(model, DiffusionLM):
+        if options["adapter"] != (NO_ADAPTER,):
+            raise UserError("a loaded model brings its adapter; leave adapter out")
+        if model.has_new_adapter:
+            raise UserError(
+                "the adapter of this model is in no folder yet, so that a run could not say what "
+                "was measured; save it first (model.save_adapter(FOLDER))"
+            )
+        options |= {"model": model.source, "adapter": (model.adapter or NO_ADAPTER,)}
+    if isinstance(given["subjects"], str | Path):
+        options["subjects"] = read_yaml(Path(given["subjects"]), list[dict[str, Any]])
+    for name in ("judge_templates", "data_dir"):
+        if options.get(name) is not None:
+            options[name] = Path(options[name])
+    of_attacks: Mapping[str, Mapping[str, Any]] = options.get("attack_options") or {}
+    options["attack_options"] = {name: dict(of) for name, of in of_attacks.items()}
+    seeds = options["seeds"]
+    options["seeds"] = (seeds,) if isinstance(seeds, int) else tuple(seeds)
+    return options
+
+
+def models_of(
+    model: str | Path | DiffusionLM | None, config: EvaluateConfig
+) -> dict[str, DiffusionLM]:
+    """A loaded model by the name of its subject, so that it is not loaded again."""
+    loaded = [model] if isinstance(model, DiffusionLM) else []
+    return {subject.name: of for of in loaded for subject in config.subjects}
 
 
 def asked_for(subjects: Sequence[Subject], attacks: Sequence[str]) -> Callable[[TaskCell], bool]:
@@ -221,7 +243,8 @@ def nothing_from(
     return found
 
 
-def _warn_of_nothing(nothing: Sequence[str]) -> None:
+def warn_of_nothing(nothing: Sequence[str]) -> None:
+    """Warns the caller of a function of the library of each."""
     for line in nothing:
         warnings.warn(
             f"nothing came of {line}; `problems()` of the run says why", NothingCame, stacklevel=3
@@ -235,7 +258,7 @@ def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def _check_settings(settings: Mapping[str, Any], classes: Sequence[type] = SETTINGS) -> None:
+def check_settings(settings: Mapping[str, Any], classes: Sequence[type] = SETTINGS) -> None:
     """UserError for a setting that is none."""
     fields = {field.name: of for of in classes for field in dataclasses.fields(of)}
     fields.pop("seed", None)  # which `seeds` sets

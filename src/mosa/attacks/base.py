@@ -17,21 +17,19 @@ import dataclasses
 import math
 import random
 import re
-from argparse import ArgumentError
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from types import NoneType
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_type_hints, runtime_checkable
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from mosa.attacks.wording import Wording
 from mosa.chat.base import ChatReply, ChatRequest, quoted
 from mosa.chat.text import fill_fields, without_strings
 from mosa.denoising import Action, DecoderConfig, RowView
+from mosa.inputs import checked
 from mosa.types import (
     Access,
     Attempt,
@@ -606,20 +604,8 @@ class Attack:
                     f"{', '.join(names) or 'none'}"
                 )
         values = {**self.presets[preset], **(overrides or {})}
-        types = get_type_hints(self.config_class)
-        for name, value in values.items():
-            if value is None and NoneType not in get_args(types[name]):  # jsonargparse lets it pass
-                raise UserError(f"settings of {self.name}: {name} cannot be null; leave it out")
-        if not names:
-            return self.config_class()
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(self.config_class, "settings")
-        try:  # types are checked, and lists become the tuples that JSON and YAML lack
-            parsed = parser.parse_object({"settings": values})
-        except ArgumentError as error:
-            text = " ".join(str(error).split()).replace('"settings.', '"')
-            raise UserError(f"settings of {self.name}: {text}") from error
-        return parser.instantiate(parsed).settings
+        # Lists become the tuples that JSON and YAML lack.
+        return checked(values, self.config_class, f"{self.name}, in its settings,")
 
 
 @dataclass(frozen=True)

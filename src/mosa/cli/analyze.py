@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.analyze import analyze
+from mosa.api.probing import run_probes
 from mosa.api.runs import asked_for, nothing_from, problems_of
 from mosa.cli.evaluate import begin_groups, evaluation_arguments
 from mosa.cli.options import Command, add_fields, given_fields
@@ -16,7 +14,7 @@ from mosa.evidence.findings import Finding
 from mosa.probes import PROBES, PROTOCOLS
 from mosa.probes.base import Protocol
 from mosa.runs.evaluate import EvaluateConfig
-from mosa.runs.options import evaluation_config, judge_config
+from mosa.runs.options import judge_config, probe_config, taken_by
 from mosa.runs.processes import join
 from mosa.runs.progress import ProgressBar
 from mosa.runs.store import Run
@@ -38,7 +36,7 @@ def _command(name: str, summary: str) -> Command:
             preset="quick",
             preset_help=f"settings of the probe; {meant}, and options given beside it win, "
             "--limit for the number of cases",
-            taken=_taken(name),
+            taken=taken_by(name),
         )
         add_fields(parser, PROBES[name].config_class, group=of_the_probe)
 
@@ -47,24 +45,11 @@ def _command(name: str, summary: str) -> Command:
 
         def settings() -> EvaluateConfig:
             options = given_fields(PROBES[name].config_class, args)
-            PROBES[name].config(args.preset, options)  # before its protocol is looked up
-            meant = PROTOCOLS[name][args.preset]
-            length = meant.max_new_tokens
-            return evaluation_config(
-                {
-                    "limit": meant.num_cases,
-                    "sample_seed": meant.sample_seed,
-                    **args.as_dict(),
-                    "attacks": (name,),
-                    "attack_options": {name: options} if options else {},
-                },
-                taken=_taken(name),
-                decoder_defaults={} if length is None else {"max_new_tokens": length},
-            )
+            return probe_config(name, args.as_dict(), options)
 
         config = processes.agree(settings)
         with ProgressBar() as bar:
-            found = analyze(
+            found = run_probes(
                 args.out,
                 config,
                 judge_config=judge_config(args.as_dict()),
@@ -128,13 +113,6 @@ def _in_words(protocol: Protocol) -> str:
     length = protocol.max_new_tokens
     tokens = "" if length is None else f" of {length} tokens"
     return f"{protocol.num_cases} {drawn}cases{tokens}"
-
-
-def _taken(name: str) -> set[str]:
-    """The decoder settings that the probe sets, so that they are options of the probe or none; the
-    length of a response is the subject's."""
-    fields = {field.name for field in dataclasses.fields(PROBES[name].config_class)}
-    return fields | {*PROBES[name].takes} - {"max_new_tokens"}
 
 
 COMMANDS: dict[str, Command] = {

@@ -15,6 +15,7 @@ from mosa.attacks.base import ChatRole
 from mosa.chat import ChatModel, ChatOptions, chat_model, check_endpoints, key_variables
 from mosa.denoising import DecoderConfig
 from mosa.denoising.published import over_published
+from mosa.probes import PROBES, PROTOCOLS
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.judging import (
     JudgeConfig,
@@ -122,6 +123,34 @@ def judges_of_run(
 
 
 # --- what is measured -----------------------------------------------------------------------------
+
+
+def probe_config(name: str, options: Options, settings: Options) -> EvaluateConfig:
+    """The evaluation by one probe with its own `settings`: on what its preset is meant to be run,
+    and over that the options; UserError for a probe or a preset that is none."""
+    if name not in PROBES:
+        raise UserError(f"{name} is no probe; choose from {', '.join(PROBES)}")
+    PROBES[name].config(options["preset"], settings)  # before its protocol is looked up
+    meant = PROTOCOLS[name][options["preset"]]
+    length = meant.max_new_tokens
+    return evaluation_config(
+        {
+            "limit": meant.num_cases,
+            "sample_seed": meant.sample_seed,
+            **options,
+            "attacks": (name,),
+            "attack_options": {name: dict(settings)} if settings else {},
+        },
+        taken=taken_by(name),
+        decoder_defaults={} if length is None else {"max_new_tokens": length},
+    )
+
+
+def taken_by(probe: str) -> set[str]:
+    """The decoder settings that a probe sets, so that they are options of the probe or none; the
+    length of a response is the subject's."""
+    fields = {field.name for field in dataclasses.fields(PROBES[probe].config_class)}
+    return fields | {*PROBES[probe].takes} - {"max_new_tokens"}
 
 
 def evaluation_config(

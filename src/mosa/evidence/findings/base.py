@@ -80,7 +80,7 @@ class KeyFigure:
     """Holm's, of a difference that was tested."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Finding:
     """What one probe, with one preset, has found in a run; the probe's reader fills it."""
 
@@ -101,6 +101,9 @@ class Finding:
     """The figures of `sentences`, as a table of a few rows."""
     key_sentences: list[str] = field(default_factory=list)
     """What the key figures say, in a sentence for each group."""
+
+    def __repr__(self) -> str:
+        return f"<Finding {self.name}: {self.paragraph}>"
 
     @property
     def name(self) -> str:

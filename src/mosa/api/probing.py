@@ -1,25 +1,39 @@
-"""Where safety lies in a response: probes are run, read, and written as data and figures.
+"""`mosa.analyze`: where safety lies in a response. Probes are run, read, and written as data and
+figures.
 
-config = EvaluateConfig(subjects_of("testbed"), ("testbed:direct",), ("order",), preset="quick")
-findings = analyze(Path("runs/order"), config)
+    (finding,) = mosa.analyze("order", "testbed", sets="testbed:direct", out="runs/order")
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mosa.api.runs import (
+    AnyPath,
+    asked_for,
+    check_settings,
+    models_of,
+    nothing_from,
+    options_of,
+    warn_of_nothing,
+)
 from mosa.evidence.findings import Finding, HeatMap, LineChart, findings_of
 from mosa.evidence.findings.base import numbers_of
+from mosa.families import DiffusionLM
 from mosa.files import check_folder, claim_folder, plain_cell, write_json, write_text, writing
 from mosa.probes import PROBES
 from mosa.reporting.charts import save
 from mosa.runs.evaluate import EvaluateConfig, OnProgress, run_evaluation
 from mosa.runs.judging import JudgeConfig
+from mosa.runs.options import judge_config, probe_config
 from mosa.runs.plan import choose_attacks
 from mosa.runs.processes import ALONE, Processes
+from mosa.runs.progress import ProgressBar
+from mosa.runs.store import Run
+from mosa.runs.subject import NO_ADAPTER, Subject
 from mosa.stats.rates import Interval
 from mosa.types import UserError
 
@@ -28,9 +42,74 @@ MADE_BY = "mosa analyze"
 
 
 def analyze(
+    probe: str,
+    model: str | Path | DiffusionLM | None = None,
+    *,
+    sets: str | Sequence[str],
+    out: AnyPath,
+    adapter: str | Sequence[str] = NO_ADAPTER,
+    system_prompt: str | None = None,
+    decoder: str | None = None,
+    subjects: str | Path | Sequence[Subject | Mapping[str, Any]] | None = None,
+    preset: str = "quick",
+    probe_options: Mapping[str, Any] | None = None,
+    judges: str | Sequence[str] | None = None,
+    judge_model: str | None = None,
+    judge_templates: str | Path | None = None,
+    seeds: int | Sequence[int] = 0,
+    batch_size: int = 32,
+    dtype: str = "auto",
+    device: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> list[Finding]:
+    """Run a probe (`mosa.probes.PROBES`) on subjects into the run in the folder `out`, and read
+    what it has found (`mosa analyze`).
+
+    The arguments are those of `mosa.evaluate`; `probe_options` change the probe's preset, which
+    also says on how many cases and on what lengths it is meant to be run, where `settings` do not.
+    Each finding is written into a folder PROBE-PRESET in `out`. The same call again resumes where
+    it stopped. Raises UserError where a subject does not grant what the probe needs; warns
+    (`NothingCame`) where the probe or a judge produced nothing.
+    """
+    check_settings(settings)
+    given = {
+        "sets": sets,
+        "adapter": adapter,
+        "system_prompt": system_prompt,
+        "decoder": decoder,
+        "subjects": subjects,
+        "preset": preset,
+        "judges": judges,
+        "judge_model": judge_model,
+        "judge_templates": judge_templates,
+        "seeds": seeds,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "device": device,
+        **settings,
+    }
+    options = options_of(model, given)
+    config = probe_config(probe, options, probe_options or {})
+    with ProgressBar(is_shown=progress) as bar:
+        found = run_probes(
+            Path(out),
+            config,
+            models=models_of(model, config),
+            judge_config=judge_config(options),
+            on_progress=bar.update,
+            on_judged=bar.judging,
+        )
+    with Run(Path(out)) as run:
+        warn_of_nothing(nothing_from(run, bar.judged, asked_for(config.subjects, config.attacks)))
+    return found
+
+
+def run_probes(
     out: Path,
     config: EvaluateConfig,
     *,
+    models: Mapping[str, DiffusionLM] | None = None,
     judge_config: JudgeConfig | None = None,
     on_progress: OnProgress = lambda subject, done, total, left: None,
     on_judged: Callable[[str, int, int], object] = lambda judge, done, total: None,
@@ -62,6 +141,7 @@ def analyze(
     run = run_evaluation(
         out,
         config,
+        models=models,
         judge_config=judge_config,
         on_progress=on_progress,
         on_judged=on_judged,
