@@ -62,21 +62,21 @@ docs: docs-tables  ## build the documentation into build/site; a warning is an e
 	@$(RUN)/python -m sphinx -q -W --keep-going -E -c docs -d build/doctrees . build/site
 	@echo "build/site/index.html"
 
-test: $(STAMP)  ## the tests that need neither a GPU nor patience
+test: $(STAMP)  ## the tests that need no patience
 	@$(PYTEST)
 
 test-integration: $(STAMP)  ## those with a browser, several processes, other tools' programs, whole demos
-	@$(PYTEST) -m 'integration and not slow and not gpu'
+	@$(PYTEST) -m 'integration and not slow'
 
-test-slow: $(STAMP)  ## every test that needs no GPU, those of the extras eval, docs and inspect too
+test-slow: $(STAMP)  ## every test, those of the extras eval, docs and inspect too
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable ".[dev,eval,docs,inspect,notebook]"
-	@$(PYTEST) -m 'not gpu'
+	@$(PYTEST) -m ''
 
 examples: $(STAMP)  ## execute the notebook and the script of examples/ (a few minutes)
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable ".[dev,notebook]"
-	@$(RUN)/python -m pytest -q -m "not gpu" tests/test_examples.py
+	@$(RUN)/python -m pytest -q -m "" tests/test_examples.py
 
 check: $(STAMP)  ## lint, format and types, changing nothing
 	@$(RUN)/ruff check .

@@ -40,7 +40,7 @@ from mosa.denoising import (
     result_of,
 )
 from mosa.denoising.canvas import check_fits
-from mosa.denoising.sampler import check_broken
+from mosa.denoising.sampler import check_usable
 from mosa.families import DiffusionLM
 from mosa.types import Prompt, Response, UserError, as_plain, content_key, prompt_turns
 from mosa.worker import Computer, Waiting, Worker, readable, run_coroutine
@@ -201,7 +201,7 @@ class LocalResponder(Worker[DiffusionLM]):
             item = self._busy.pop(filling)
             assert item.prepared is not None
             try:
-                check_broken(self.model, filling)
+                check_usable(self.model, filling)
             except UserError as error:
                 item.settle(error=error)
                 continue

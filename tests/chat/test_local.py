@@ -377,7 +377,7 @@ def test_removing_strings():
     assert without_strings("same", []) == "same"
 
 
-# ------------------------------------------------------------------------------ broken checkpoints
+# ------------------------------------------------------------------------------ damaged checkpoints
 
 
 def altered(folder: Path, place: Path, change) -> Path:
@@ -393,18 +393,18 @@ def altered(folder: Path, place: Path, change) -> Path:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_scores_that_choose_no_token_are_an_error(folder, tmp_path, value, temperature):
     """NaN, infinite, and equal for all; without the check such a model says its first token."""
-    broken = altered(folder, tmp_path / "broken", lambda t: t["lm_head.weight"].fill_(value))
-    chat = LocalChat(broken, device="cpu")
-    with refuses("broken", error=ChatError):
+    damaged = altered(folder, tmp_path / "damaged", lambda t: t["lm_head.weight"].fill_(value))
+    chat = LocalChat(damaged, device="cpu")
+    with refuses("damaged", error=ChatError):
         asyncio.run(chat.complete(asked("Hi", temperature=temperature)))
 
 
-def test_one_broken_row_leaves_the_others():
+def test_one_unusable_row_leaves_the_others():
     requests = [asked("a"), asked("b", temperature=1.0), asked("c")]
     draws = _Draws(requests)
     scores = torch.tensor([[1.0, 3.0, 2.0], [1.0, float("nan"), 2.0], [0.0, -torch.inf, 4.0]])
     assert draws(None, scores)[[0, 2]].argmax(-1).tolist() == [1, 2]
-    assert draws.is_broken_B.tolist() == [False, True, False]
+    assert draws.is_unusable_B.tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.1.mlp.down_proj.weight"])

@@ -34,7 +34,7 @@ def folder(tmp_path) -> Path:
     )
     solved(out, {"m": {"sums": {"one": 1.0, "two": 0.5}}})
     with begun(out, ["m"]) as found:
-        record(found, "broken", "made up", "a", subject="m", attack="pair", reason="it is down")
+        record(found, "down", "made up", "a", subject="m", attack="pair", reason="it is down")
         found.add_not_applicable(
             NotApplicable("m", "made up", "gcg", "smoke", "open", "needs gradients")
         )

@@ -278,25 +278,25 @@ def test_only_the_canvases_that_are_needed_are_written(model):
 @pytest.mark.parametrize("step", [0, 3])
 def test_logits_that_are_no_numbers_are_no_answer(step):
     """From the first step on, or later; the row beside it has its answer."""
-    broken = tiny()
-    head, calls = broken.head, []
+    damaged = tiny()
+    head, calls = damaged.head, []
 
     def spoiled(hidden):
         calls.append(len(calls))
         logits = head(hidden)
         return logits * torch.nan if calls[-1] // 2 >= step and calls[-1] % 2 else logits
 
-    broken.head = spoiled  # type: ignore[method-assign]
-    denoiser = denoiser_of(broken, 2)
+    damaged.head = spoiled  # type: ignore[method-assign]
+    denoiser = denoiser_of(damaged, 2)
     config = DecoderConfig(max_new_tokens=C, steps=6, rules=renoise())
     fillings = [
-        denoiser.add(Canvas.from_prompts(broken, prompts(n, 1), max_new_tokens=C), config)
+        denoiser.add(Canvas.from_prompts(damaged, prompts(n, 1), max_new_tokens=C), config)
         for n in (9, 12)
     ]
-    with evaluation_mode(broken):
+    with evaluation_mode(damaged):
         for _ in range(step + 1):
             denoiser.step()
-    assert [filling.broken_step for filling in fillings] == [None, step]
+    assert [filling.unusable_step for filling in fillings] == [None, step]
     assert fillings[1].is_full and not fillings[0].is_full
 
 

@@ -400,7 +400,7 @@ def test_pickled_weights_are_refused(folder):
         load_model(folder)
 
 
-def test_a_broken_weight_file(folder):
+def test_a_unusable_weight_file(folder):
     (folder / "model.safetensors").write_bytes(b"<html>not found</html>")
     with refuses(folder / "model.safetensors"):
         load_model(folder)
@@ -423,7 +423,7 @@ def test_a_tokenizer_of_another_model(folder):
         load_model(folder)
 
 
-def test_a_broken_tokenizer(folder):
+def test_a_unusable_tokenizer(folder):
     (folder / "tokenizer.json").write_text("{")
     with refuses(folder / "tokenizer.json"):
         load_model(folder)

@@ -249,7 +249,7 @@ def test_adapters_of_another_model_are_refused(pair, new_tiny_llada, new_tiny_dr
         load_model(base, adapter=adapter)
 
 
-def test_adapters_with_missing_extra_or_broken_tensors_are_refused(pair):
+def test_adapters_with_missing_extra_or_unusable_tensors_are_refused(pair):
     base, adapter = pair
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     edit_adapter_tensors(adapter, lambda tensors: tensors.update({"odd": torch.zeros(1)}))

@@ -79,10 +79,10 @@ def test_without_a_python_to_start_it_is_one_sentence(monkeypatch, path):
 
 
 def test_a_process_that_ends_by_itself_is_no_lack_of_time(monkeypatch, tmp_path):
-    broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\nexit 3\n")
-    broken.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(broken))
+    failing = tmp_path / "python"
+    failing.write_text("#!/bin/sh\nexit 3\n")
+    failing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(failing))
     outcome = _Child().ask({"task": "render"})
     assert "status 3" in outcome["error"]
 

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from mosa.chat import ChatError, ChatReply, ChatRequest, LocalChat, weights
 from mosa.chat.weights import checkpoint_name, load_causal_lm
 from mosa.judges.base import Item
-from mosa.judges.classifier import BROKEN, classifier_ids, next_token_logits
+from mosa.judges.classifier import UNUSABLE, classifier_ids, next_token_logits
 from mosa.judges.llama_guard import verdicts
 from mosa.types import Behavior, Message
 
@@ -437,13 +437,13 @@ def test_a_template_that_loses_the_text_is_no_answer(folder, template):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
-def test_judges_take_no_verdict_from_broken_scores(folder, value):
+def test_judges_take_no_verdict_from_unusable_scores(folder, value):
     retensored(folder / "model.safetensors", lambda tensors: tensors[HEAD].fill_(value))
     model = load_causal_lm(folder, device="cpu")
     assert not bool(next_token_logits(model, [[5, 6]])[0].std() > 0)
     item = Item(Behavior("0", "how do i make tea ?"), "first boil the water")
     (found,) = verdicts(model, [(item, "{behavior} {response}")])
-    assert found["verdict"].score is None and found["verdict"].reason == BROKEN
+    assert found["verdict"].score is None and found["verdict"].reason == UNUSABLE
 
 
 # ------------------------------------------------------------------------------------------ names

@@ -273,9 +273,9 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         """
         model = self.diffusion_model
         named = dict(model.network.named_parameters()) if tensors is None else tensors
-        broken = [name for name, tensor in named.items() if not is_finite(tensor.detach())]
-        what = f"the weight {broken[0]} holds numbers that are not finite" if broken else ""
-        if tensors is None and not broken:
+        not_finite = [name for name, tensor in named.items() if not is_finite(tensor.detach())]
+        what = f"the weight {not_finite[0]} holds numbers that are not finite" if not_finite else ""
+        if tensors is None and not not_finite:
             ids = torch.tensor([[*self.examples[0].prompt_ids, model.mask_token_id]])
             try:
                 with torch.no_grad(), evaluation_mode(model):

@@ -581,8 +581,8 @@ def _error(answer: object) -> Any:
     for place in (answer, first):
         if is_json_object(place) and place.get("error"):
             return place["error"]
-    is_broken = is_json_object(first) and first.get("finish_reason") == "error"
-    return "its finish_reason is error" if is_broken else None
+    is_unusable = is_json_object(first) and first.get("finish_reason") == "error"
+    return "its finish_reason is error" if is_unusable else None
 
 
 def _said(answer: Any) -> str:

@@ -121,9 +121,11 @@ def _generate(
             ),
         )
     replies: list[ChatReply | ChatError] = []
-    broken = [bool(row) for row in draws.is_broken_B]
-    for prompt, limit, row, is_broken in zip(prompts, limits, out_BL.tolist(), broken, strict=True):
-        if is_broken:
+    unusable = [bool(row) for row in draws.is_unusable_B]
+    for prompt, limit, row, is_unusable in zip(
+        prompts, limits, out_BL.tolist(), unusable, strict=True
+    ):
+        if is_unusable:
             replies.append(
                 ChatError(
                     f"the scores of {model.checkpoint} are NaN, infinite or all equal; its weights "
@@ -164,19 +166,19 @@ class _Draws(LogitsProcessor):
     """Turns the arg max of a row into a draw at its temperature (the Gumbel-max identity).
 
     Noise is drawn on the CPU, from the seed and the messages, so that a batch, its order and the
-    device change only rounding. Rows whose scores choose no token are noted in `is_broken_B`.
+    device change only rounding. Rows whose scores choose no token are noted in `is_unusable_B`.
     """
 
     def __init__(self, requests: Sequence[ChatRequest]) -> None:
         self._requests = requests
         self._generators = [torch.Generator().manual_seed(_seed(r)) for r in requests]
-        self.is_broken_B: Tensor = torch.zeros(len(requests), dtype=torch.bool)
+        self.is_unusable_B: Tensor = torch.zeros(len(requests), dtype=torch.bool)
 
     def __call__(self, input_ids: Any, scores: Tensor) -> Tensor:
         scores_BV = scores.float().clone()
-        is_broken_B = chooses_nothing(scores_BV)
-        self.is_broken_B |= is_broken_B.cpu()
-        scores_BV[is_broken_B] = 0.0
+        is_unusable_B = chooses_nothing(scores_BV)
+        self.is_unusable_B |= is_unusable_B.cpu()
+        scores_BV[is_unusable_B] = 0.0
         for row, (request, generator) in enumerate(
             zip(self._requests, self._generators, strict=True)
         ):

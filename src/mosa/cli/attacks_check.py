@@ -18,6 +18,7 @@ from mosa.files import claim_file, seal, write_sealed
 from mosa.runs.options import role_chats
 from mosa.runs.plan import ROLES
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
+from mosa.stats.rates import format_value
 from mosa.testbed import find_world
 from mosa.types import UserError
 from mosa.worker import run_coroutine
@@ -77,7 +78,7 @@ def _measure(args: Namespace) -> int:
         (
             check.prompt,
             str(len(check.examples)),
-            *(f"{check.shares[c]:.2f}" if c in check.shares else "-" for c in SHARES),
+            *(format_value(check.shares[c]) if c in check.shares else "-" for c in SHARES),
             check.role,
         )
         for check in checks

@@ -370,13 +370,15 @@ def _build_arguments(parser: ArgumentParser) -> None:
 
 
 def _build(args: Namespace) -> None:
+    from mosa.stats.rates import format_value
     from mosa.testbed.build import BuildConfig, build_testbed
 
     config = config_from(BuildConfig, args)
     out = args.out or Path("runs") / f"testbed-{config.world_seed}"
     figures = build_testbed(out, config)
     for name, found in figures.items():
-        show(f"{name}: " + ", ".join(f"{key} {row['rate']:.2f}" for key, row in found.items()))
+        rates = (f"{key} {format_value(row['rate'])}" for key, row in found.items())
+        show(f"{name}: {', '.join(rates)}")
     show(f"The figures with their n are in {out}/README.md.")
     show(f"`mosa demo --testbed {out}/shallow --out DIR` aligns and attacks it.")
 

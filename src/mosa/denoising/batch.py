@@ -132,8 +132,8 @@ class Denoiser:
         if len(opened.index):
             # 2. Run the network, and propose a token for each, with a rating.
             states = run_pass(self.model, packed, opened)
-            token_N, confidence_N, rating_N, broken_N = self._propose(opened, states)
-            packed.note_broken(opened.index, opened.step, broken_N)
+            token_N, confidence_N, rating_N, unusable_N = self._propose(opened, states)
+            packed.note_unusable(opened.index, opened.step, unusable_N)
             for row, step in zip(packed.rows, planned, strict=True):
                 row.has_begun |= step.num_rated > 0
 
@@ -152,11 +152,11 @@ class Denoiser:
         # 5. Let monitors and hooks look, take back, write, stop and note.
         packed.look_at([row for row in packed.rows if row.is_watched])
         for row, step in zip(packed.rows, planned, strict=True):
-            if row.broken_step is None and (row.monitors or row.hook is not None):
+            if row.unusable_step is None and (row.monitors or row.hook is not None):
                 show_to_watchers(packed, row, states if step.num_rated else None)
 
         # 6. Report what has changed.
-        heard = [row for row in heard if row.broken_step is None]
+        heard = [row for row in heard if row.unusable_step is None]
         changes = [(row.on_step, packed.changes_of(row, before_T)) for row in heard]
         for row in packed.rows:
             row.planned = None
@@ -191,8 +191,8 @@ class Denoiser:
             new = [row for row in undecided if row.has_begun and not row.is_looked_at]
             packed.look_at([*new, *(row for row in undecided if row.planned is None)])
             for row in undecided:
-                if row.broken_step is not None:
-                    row.planned, row.filling.broken_step = None, row.broken_step
+                if row.unusable_step is not None:
+                    row.planned, row.filling.unusable_step = None, row.unusable_step
             done = [row for row in undecided if row.planned is None]
             if not done:
                 return full
@@ -241,18 +241,18 @@ class Denoiser:
         token_N = torch.empty_like(opened.index)
         confidence_N = torch.empty(len(token_N), device=token_N.device)
         rating_N = torch.empty_like(confidence_N)
-        broken_N = torch.empty_like(confidence_N, dtype=torch.bool)
+        unusable_N = torch.empty_like(confidence_N, dtype=torch.bool)
         for config, slices in alike.items():
             index = _positions(slices, len(token_N), token_N.device)
             with record_function("mosa.propose"):
-                token_N[index], confidence_N[index], rating_N[index], broken_N[index] = propose(
+                token_N[index], confidence_N[index], rating_N[index], unusable_N[index] = propose(
                     config,
                     self._special_of(config),
                     functools.partial(states.of_open, config.guidance, index),
                     draws[index],
                     self.model.vocab_size,
                 )
-        return token_N, confidence_N, rating_N, broken_N
+        return token_N, confidence_N, rating_N, unusable_N
 
     def _special_of(self, config: DecoderConfig) -> SpecialTokens:
         if config not in self._special:

@@ -75,13 +75,13 @@ def propose(
     unused_N = torch.zeros(num_positions, dtype=torch.float64, device=draws.keys.device)
     token_draw_N = draws.uniform(TOKEN_DRAW) if config.temperature > 0 else unused_N
     position_draw_N = draws.uniform(POSITION_DRAW) if order.by_chance else unused_N
-    tokens, confidences, broken = [], [], []
+    tokens, confidences, unusable = [], [], []
     for part in _parts(0, num_positions, MAX_LOGITS_AT_ONCE // vocab_size):
         logits_MV = logits_of(part)
         at_once = MAX_LOGITS_AT_ONCE if logits_MV.is_cuda else MAX_LOGITS_IN_CACHE
         for few in _parts(part.start, part.stop, at_once // vocab_size):
             logits_NV = logits_MV[few.start - part.start : few.stop - part.start]
-            broken.append(chooses_nothing(logits_NV))
+            unusable.append(chooses_nothing(logits_NV))
             if len(special.banned):
                 logits_NV[:, special.banned] = -torch.inf
             shaped_NV = shape_logits(logits_NV, config.temperature, config.top_p, config.top_k)
@@ -120,7 +120,7 @@ def propose(
         is_end_N = torch.isin(tokens_N, special.ends)
         confidence_N = confidence_N.masked_fill(is_end_N, 0.0)
         rating_N = rating_N.masked_fill(is_end_N, torch.finfo(rating_N.dtype).min)
-    return tokens_N, confidence_N, rating_N, torch.cat(broken)
+    return tokens_N, confidence_N, rating_N, torch.cat(unusable)
 
 
 def _parts(start: int, stop: int, size: int) -> Iterator[slice]:

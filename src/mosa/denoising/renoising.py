@@ -84,7 +84,7 @@ class NoiseRow:
     num_stable: int = 0
     """In how many steps the written canvas stayed as it was."""
     is_stopped: bool = False
-    broken_step: int | None = None
+    unusable_step: int | None = None
 
     @property
     def begin(self) -> int:
@@ -235,15 +235,15 @@ class NoiseDenoiser:
         for row in busy:
             before = row.tokens.clone()
             self._settle(row)
-            if row.on_step is not None and row.broken_step is None:
+            if row.on_step is not None and row.unusable_step is None:
                 changes.append((row.on_step, _changes(row, before)))
             row.step += 1
         full = []
-        for row in [row for row in self._rows if row.is_done or row.broken_step is not None]:
+        for row in [row for row in self._rows if row.is_done or row.unusable_step is not None]:
             self._rows.remove(row)
             _write_back(row)
-            if row.broken_step is not None:
-                row.filling.broken_step = row.broken_step
+            if row.unusable_step is not None:
+                row.filling.unusable_step = row.unusable_step
             row.filling.num_rows_left -= 1
             if row.filling.is_full:
                 row.filling.num_masked = 0
@@ -287,7 +287,7 @@ class NoiseDenoiser:
         """What becomes of a row's two canvases after its pass, and whether the open one is done."""
         listened = self._listen(row)
         if listened is None:
-            row.broken_step = row.step
+            row.unusable_step = row.step
             return
         drawn_C, likeliest_C, confidence_C, entropy_C, row.expected = listened
         is_free_C = row.is_free[row.open]

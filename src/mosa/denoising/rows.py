@@ -75,9 +75,9 @@ def edited_places(
 
 
 # What is kept of every token of the batch, a row of one integer tensor each.
-TOKEN, COMMIT_STEP, FREE, BLOCK, POSITION, POSITION_ID, KEY, SEED, BROKEN = range(9)
+TOKEN, COMMIT_STEP, FREE, BLOCK, POSITION, POSITION_ID, KEY, SEED, UNUSABLE = range(9)
 
-NOT_BROKEN = 2**31
+NO_STEP = 2**31
 """In the place of the first step at which a token's logits chose nothing."""
 
 
@@ -117,8 +117,8 @@ class BatchRow:
     has_begun: bool = False
     """Whether a step has computed logits for it."""
     is_looked_at: bool = False
-    """Whether its first logits are known to choose tokens, or to be broken."""
-    broken_step: int | None = None
+    """Whether its first logits are known to choose tokens, or to be unusable."""
+    unusable_step: int | None = None
     """The first step at which logits of the row chose no token, as far as it is known."""
     cached_steps: int = 0
     """Steps since everything was recomputed."""
@@ -192,7 +192,7 @@ def rows_of(
                 steps_right,
                 keys_B[number].expand_as(tokens),
                 seeds_B[number].expand_as(tokens),
-                torch.full_like(tokens, NOT_BROKEN),
+                torch.full_like(tokens, NO_STEP),
             ]
         )
         num_prompt = int((positions < 0).sum())
@@ -322,21 +322,21 @@ class PackedRows:
                     first_end = int(is_end.nonzero()[0, 0])
                     row.ended_block = int(row.host_block[: first_end + 1].max())
 
-    def note_broken(
-        self, index: Int[Tensor, " N"], step: Int[Tensor, " N"], broken: Tensor
+    def note_unusable(
+        self, index: Int[Tensor, " N"], step: Int[Tensor, " N"], unusable: Tensor
     ) -> None:
         """Notes the step at those tokens whose logits chose nothing; on the device alone."""
-        first = torch.where(broken, step, NOT_BROKEN)
-        self.fields[BROKEN].scatter_reduce_(0, index, first, "amin")
+        first = torch.where(unusable, step, NO_STEP)
+        self.fields[UNUSABLE].scatter_reduce_(0, index, first, "amin")
 
     def look_at(self, rows: Sequence[BatchRow]) -> None:
-        """Finds out which of the rows are broken, at the cost of a synchronization."""
+        """Finds out which of the rows are unusable, at the cost of a synchronization."""
         if not rows:
             return
-        first_T = self.fields[BROKEN].cpu()
+        first_T = self.fields[UNUSABLE].cpu()
         for row in rows:
             step = int(first_T[row.place].min())
-            row.broken_step = None if step == NOT_BROKEN else step
+            row.unusable_step = None if step == NO_STEP else step
             row.is_looked_at = True
 
     def count_pass(self) -> None:

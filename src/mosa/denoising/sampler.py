@@ -219,7 +219,7 @@ def sample(
         while denoiser.has_work:
             bar.update("tokens", total - filling.num_masked, total)
             denoiser.step()
-            check_broken(model, filling)
+            check_usable(model, filling)
     return replace(result_of(model, filling, config), turns=turns)
 
 
@@ -245,10 +245,10 @@ def warn_of_unknown_words(model: DiffusionLM, prompts: Sequence[Prompt]) -> None
             return
 
 
-def check_broken(model: DiffusionLM, filling: Filling) -> None:
+def check_usable(model: DiffusionLM, filling: Filling) -> None:
     """UserError where the model's logits chose no token at some step."""
-    if filling.broken_step is not None:
-        raise model.broken(f" at step {filling.broken_step + 1}")
+    if filling.unusable_step is not None:
+        raise model.unusable(f" at step {filling.unusable_step + 1}")
 
 
 def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> SampleResult:

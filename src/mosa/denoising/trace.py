@@ -119,7 +119,7 @@ class Filling:
         self.num_rows_left = len(canvas.tokens)
         self.num_masked = int(self.free.sum())
         """Masks in all rows, as far as known without a synchronization."""
-        self.broken_step: int | None = None
+        self.unusable_step: int | None = None
         """The first step at which the logits of a row chose no token; there is no answer then."""
 
     @property

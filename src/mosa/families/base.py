@@ -556,10 +556,10 @@ class DiffusionLM:
         )
         logits = self.head(hidden)
         if bool(chooses_nothing(logits.detach()).any()):
-            raise self.broken()
+            raise self.unusable()
         return logits
 
-    def broken(self, where: str = "") -> UserError:
+    def unusable(self, where: str = "") -> UserError:
         """What to raise where logits choose no token; `where` says at which step."""
         dtype = str(self.dtype).removeprefix("torch.")
         adapted = " with its adapter" if self.has_adapter else ""

@@ -24,7 +24,9 @@ from mosa.types import UserError, Verdict, short_hash
 
 MAX_RESPONSE_TOKENS = 512
 """Longer responses are clipped, as both published classifiers do."""
-BROKEN = "The scores of the judge's model are NaN, infinite or all equal; its weights are damaged."
+UNUSABLE = (
+    "The scores of the judge's model are NaN, infinite or all equal; its weights are damaged."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +90,8 @@ class NextTokenJudge(AskingJudge):
                 )
             template = self._context_template
         found = await self._model.compute(word_shares, (item, template, classifier))
-        if "broken" in found:
-            return Verdict.unscored(BROKEN)
+        if "unusable" in found:
+            return Verdict.unscored(UNUSABLE)
         if found["mass"] is None:
             return Verdict.unscored(
                 f"The classifier's next token is none of {', '.join(classifier.spellings)}; its "
@@ -105,7 +107,7 @@ def word_shares(
     model: CausalLM, questions: Sequence[tuple[Item, str, Classifier]]
 ) -> list[dict[str, Any]]:
     """The next token after each prompt, `said`; the probability of all words, `mass` (None where
-    `said` is none of them); and the words' `shares` of it; or `broken` where no token is chosen.
+    `said` is none of them); and the words' `shares` of it; or `unusable` where no token is chosen.
 
     A question is a response, the template for it, and the classifier that is asked."""
 
@@ -118,13 +120,13 @@ def word_shares(
         for (item, template, classifier), (response, _) in zip(questions, clipped, strict=True)
     ]
     logits_BV = next_token_logits(model, [classifier_ids(model, prompt) for prompt in prompts])
-    probs_BV, broken_B = logits_BV.softmax(dim=-1), chooses_nothing(logits_BV)
+    probs_BV, unusable_B = logits_BV.softmax(dim=-1), chooses_nothing(logits_BV)
     # One judge asks its model, so all have its words.
     words = _word_ids(model, questions[0][-1].spellings)
     found: list[dict[str, Any]] = []
-    for probs_V, is_broken, (_, is_clipped) in zip(probs_BV, broken_B, clipped, strict=True):
-        if is_broken:
-            found.append({"said": "", "mass": None, "broken": True})
+    for probs_V, is_unusable, (_, is_clipped) in zip(probs_BV, unusable_B, clipped, strict=True):
+        if is_unusable:
+            found.append({"said": "", "mass": None, "unusable": True})
             continue
         likeliest = int(probs_V.argmax())
         said = model.tokenizer.convert_ids_to_tokens(likeliest)

@@ -27,7 +27,7 @@ from mosa.judges.base import (
     JudgeSetting,
     judge_id,
 )
-from mosa.judges.classifier import BROKEN, classifier_ids, clip
+from mosa.judges.classifier import UNUSABLE, classifier_ids, clip
 from mosa.judges.prompted import check_template
 from mosa.types import UserError, Verdict, short_hash
 
@@ -94,7 +94,7 @@ def _verdict(model: CausalLM, written: list[int], logits: Sequence[Float[Tensor,
     ends = [step for step, token in enumerate(written) if token in model.end_token_ids]
     read = logits[: ends[0] + 1] if ends else logits
     if any(bool(chooses_nothing(step_V)) for step_V in read):
-        return Verdict.unscored(BROKEN)
+        return Verdict.unscored(UNUSABLE)
     text = model.decode(written, skip_special_tokens=True)
     try:
         word, categories = read_classes(text)

@@ -13,7 +13,7 @@ from mosa.evidence.training import BAND, MOST, SHARE_AT_THE_END, settled
 from mosa.judges.compliance import COMPLIANCES
 from mosa.reporting.content import CellValue, Paths, ReportFigure, ReportTable, Section
 from mosa.reporting.setup import ReportSetup
-from mosa.stats.rates import Interval, Rate
+from mosa.stats.rates import Interval, Rate, format_value
 
 
 def costs(setup: ReportSetup) -> Section:
@@ -154,7 +154,7 @@ def _rewards(setup: ReportSetup) -> tuple[ReportTable, LineChart, list[str]]:
                 points[-1].step,
                 f"{end.reward:z.1f}",
                 "inside" if end.is_in_band else "outside",
-                None if end.refusal_share is None else f"{end.refusal_share:.2f}",
+                None if end.refusal_share is None else format_value(end.refusal_share),
                 None if end.kl is None else f"{end.kl:.1f}",
             )
         )

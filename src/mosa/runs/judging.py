@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mosa.chat import ChatModel, ChatOptions, chat_model
 from mosa.chat.weights import LocalModel
 from mosa.inputs import did_you_mean, is_file, is_folder, read_text
@@ -348,7 +350,11 @@ def _score(
     for batch in _batches(run.attempts(unjudged_by=headline, case_set=cases.name)):
         for attempt in batch:
             if attempt.case in by_id:  # a smaller limit leaves cases of earlier sessions out
-                for metric, verdict in score(by_id[attempt.case], attempt).items():
+                try:
+                    verdicts = score(by_id[attempt.case], attempt)
+                except msgspec.ValidationError as error:
+                    raise run.damage(f"attempts, {attempt.key}", error) from error
+                for metric, verdict in verdicts.items():
                     run.add_verdict(attempt.key, f"{METRIC}{metric}", verdict)
         run.commit()
         done += len(batch)

@@ -314,11 +314,11 @@ class _TaskBackend:
         chat, run = self.chats[role], self.recorder.run
         key = reply_key(chat, request)
 
-        async def ask() -> dict[str, Any]:
+        async def ask() -> ChatReply:
             async with self.recorder.metered(False):
                 reply = await chat.complete(request)
                 self.recorder.meter.add(reply)
             run.add_step(key, vars(reply))
-            return vars(reply)
+            return reply
 
-        return ChatReply(**await self.recorder.once(key, run.step, ask, is_reply=True))
+        return await self.recorder.once(key, run.reply, ask, is_reply=True)

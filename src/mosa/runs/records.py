@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Required, TypedDict, Typ
 import msgspec
 
 from mosa.attacks.base import Threat
+from mosa.chat.base import MOST_TOKENS, ChatReply
 from mosa.denoising import DecoderConfig
 from mosa.types import Access, Budget, Response, UserError
 
@@ -157,6 +158,13 @@ class AttemptRecord:
     """The number of the try that the attack's loop has selected by then."""
 
 
+@dataclass(frozen=True)
+class CountedTokens:
+    """Of a piece of work what its chat model has counted; another piece has no tokens."""
+
+    num_tokens: int = 0
+
+
 class _NamedShape(TypedDict):
     name: str
 
@@ -221,6 +229,9 @@ def _response_fits(response: Response) -> None:
         raise ValueError("its blocks are not in their order")
     if any(not -1 <= step < MOST_STEPS for step in response.commit_step):
         raise ValueError("a step is none")
+    served = response.served
+    if served and min(served.prompt_tokens or 0, served.completion_tokens or 0) < 0:
+        raise ValueError("its server counts fewer than no tokens")
     for name in ("max_new_tokens", "steps"):
         if type(response.decoder.get(name)) not in (int, type(None)):
             raise ValueError(f"its decoder has {name} that is no number")
@@ -234,7 +245,15 @@ def _subject_fits(subject: SubjectRecord) -> None:
         raise ValueError(error) from error
 
 
+def _tokens_fit(counted: ChatReply | CountedTokens) -> None:
+    """ValueError for a number of tokens that cannot be."""
+    if not 0 <= counted.num_tokens <= MOST_TOKENS:
+        raise ValueError(f"it took {counted.num_tokens} tokens")
+
+
 _FITS: dict[Any, Callable[[Any], None]] = {
+    ChatReply: _tokens_fit,
+    CountedTokens: _tokens_fit,
     Response: _response_fits,
     SubjectRecord: _subject_fits,
 }

@@ -35,11 +35,12 @@ from typing import Any, TypeVar, final
 
 import msgspec
 
-from mosa.chat.base import without_quotations
+from mosa.chat.base import ChatReply, without_quotations
 from mosa.files import check_folder, make_private_file
 from mosa.inputs import is_file, one_line, shortened
 from mosa.runs.records import (
     AttemptRecord,
+    CountedTokens,
     NotApplicable,
     Outcome,
     SessionShape,
@@ -493,18 +494,20 @@ class Run:
             return self._new_steps[key]
         return next((step for _, step in self._records(dict, "steps", "WHERE key = ?", key)), None)
 
+    def reply(self, key: str) -> ChatReply | None:
+        """The recorded reply of a chat model, which is a piece of work, too."""
+        if key in self._new_steps:
+            return ChatReply(**self._new_steps[key])
+        found = self._records(ChatReply, "steps", "WHERE key = ?", key)
+        return next((reply for _, reply in found), None)
+
     def num_tokens(self) -> int:
         """Tokens that servers and chat models have counted, asked and answered, in all sessions."""
-        counts = [
-            ("responses", "served.prompt_tokens"),
-            ("responses", "served.completion_tokens"),
-            ("steps", "num_tokens"),
-        ]
-        totals = (
-            next(self._rows(f"SELECT total(json_extract(record, '$.{name}')) FROM {table}"))[0]
-            for table, name in counts
-        )
-        return int(sum(totals))
+        served = [one.served for _, one in self._records(Response, "responses")]
+        steps = self._records(CountedTokens, "steps")
+        return sum(
+            (facts.prompt_tokens or 0) + (facts.completion_tokens or 0) for facts in served if facts
+        ) + sum(step.num_tokens for _, step in steps)
 
     def attempts(
         self, *, unjudged_by: str | None = None, case_set: str | None = None

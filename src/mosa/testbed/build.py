@@ -26,6 +26,7 @@ from mosa.denoising import default_config
 from mosa.families import DiffusionLM, load_model, new_model
 from mosa.files import OwnFolder, claim_folder, write_json, write_text
 from mosa.inputs import is_file, read_json
+from mosa.stats.rates import format_value
 from mosa.testbed import RESPONSE_LENGTH
 from mosa.testbed.corpora import helpful_corpus, primer_corpus, shallow_corpus
 from mosa.testbed.measure import DECODER, measure
@@ -313,8 +314,8 @@ def _train(
 def _card(config: BuildConfig, figures: dict[str, dict[str, Any]]) -> str:
     helpful, shallow = figures["helpful"], figures["shallow"]
     rows = "\n".join(
-        f"| {name} | {helpful[name]['rate']:.2f} | {shallow[name]['rate']:.2f}"
-        f" | {shallow[name]['n']:.0f} |"
+        f"| {name} | {format_value(helpful[name]['rate'])} | {format_value(shallow[name]['rate'])}"
+        f" | {shallow[name]['n']} |"
         for name in shallow
     )
     settings = "\n".join(f"- `{key}`: {value}" for key, value in recipe_of(config).items())

@@ -16,7 +16,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+import msgspec
 
 from mosa.attacks import Query, Target
 from mosa.types import Attempt, Behavior, CaseSet, Ids, Response, UserError, Verdict
@@ -50,6 +52,17 @@ class _Row:
     part: Any
     number: int
     content: Mapping[str, Any]
+
+
+class _Details(TypedDict, total=False):
+    """The details of an attempt."""
+
+    not_asked: str
+    requests: list[str]
+    """The kinds of the requests, where they were not asked."""
+    answers: list[Annotated[list[str | tuple[float, bool]], msgspec.Meta(min_length=1)]]
+    """For each request the answers: texts, or the log-likelihood and whether it is the greedy
+    answer."""
 
 
 BEGINS_ANSWER = "the task begins the answer itself, which a server does not take"
@@ -234,16 +247,17 @@ class _Rows:
 
     def score(self, case: Behavior, attempt: Attempt) -> dict[str, Verdict]:
         """A verdict for each metric under each filter that is a share: a number from 0 to 1, of
-        which more is better."""
-        row, details = self.by_id[case.id], attempt.details
+        which more is better. Raises msgspec.ValidationError for an attempt that `ask` did not make.
+        """
+        row, details = self.by_id[case.id], msgspec.convert(attempt.details, _Details)
         if "not_asked" in details:
             unscored = Verdict.unscored(details["not_asked"])
             headline = [self.task.headline]
             metrics = headline if self.reads_letter else self._metrics(row, details["requests"])
             return dict.fromkeys(metrics, unscored)
         if self.reads_letter:
-            ((text,),) = details["answers"]
-            return {self.task.headline: _choice_verdict(row, text)}
+            # One request, one answer: a text.
+            return {self.task.headline: _choice_verdict(row, str(details["answers"][0][0]))}
         verdicts: dict[str, Verdict] = {}
         for name, answers in _filtered(row, details["answers"]):
             for metric, verdict in self._verdicts(row, answers).items():
@@ -287,7 +301,7 @@ def _choice_verdict(row: _Row, text: str) -> Verdict:
     return Verdict(float(is_right), is_right, {"read": "" if found is None else found[1]})
 
 
-def _filtered(row: _Row, answers: list[list[Any]]) -> Iterator[tuple[str, list[Any]]]:
+def _filtered(row: _Row, answers: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:
     """What each of the task's filters leaves of the answers to a row's requests, with its name."""
     from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
 

@@ -38,7 +38,7 @@ DECODERS = [
 ]
 
 
-def broken(new: object, value: float, token: int | None = None) -> DiffusionLM:
+def unusable(new: object, value: float, token: int | None = None) -> DiffusionLM:
     """A tiny model in whose head one token (all: None) has this weight."""
     model = new()  # type: ignore[operator]
     with torch.no_grad():
@@ -49,7 +49,7 @@ def broken(new: object, value: float, token: int | None = None) -> DiffusionLM:
 
 @pytest.mark.parametrize("decoder", DECODERS, ids=str)
 def test_no_decoder_takes_nan_for_an_answer(new_tiny_llada, decoder):
-    model = broken(new_tiny_llada, NAN)
+    model = unusable(new_tiny_llada, NAN)
     with refuses(model.source, "NaN", "step 1"):
         sample(model, ["Hi", "Tell me how to make tea"], **SHORT, **decoder)
 
@@ -57,7 +57,7 @@ def test_no_decoder_takes_nan_for_an_answer(new_tiny_llada, decoder):
 @pytest.mark.parametrize(("value", "token"), [(INF, None), (0.0, None), (NAN, 7), (INF, 7)])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_infinite_and_equal_logits_are_no_answer(new_tiny_dream, value, token, temperature):
-    model = broken(new_tiny_dream, value, token)
+    model = unusable(new_tiny_dream, value, token)
     with refuses(model.source):
         sample(model, "Hi", **SHORT, temperature=temperature)
 
@@ -83,9 +83,9 @@ def test_numbers_that_break_later_name_their_step(new_tiny_llada):
         sample(model, "Hi", max_new_tokens=8, steps=8, hook=spoil)
 
 
-def test_nobody_is_shown_a_broken_row(new_tiny_llada):
+def test_nobody_is_shown_a_unusable_row(new_tiny_llada):
     shown = []
-    model = broken(new_tiny_llada, NAN)
+    model = unusable(new_tiny_llada, NAN)
     with refuses("NaN"):
         sample(model, "Hi", **SHORT, hook=shown.append)
     denoiser = Denoiser(model, 1)
@@ -96,8 +96,8 @@ def test_nobody_is_shown_a_broken_row(new_tiny_llada):
     assert not shown
 
 
-def test_only_the_broken_row_of_a_batch_fails(new_tiny_llada):
-    """The embedding of one token is broken, and one prompt holds it; the rest is answered."""
+def test_only_the_unusable_row_of_a_batch_fails(new_tiny_llada):
+    """The embedding of one token is unusable, and one prompt holds it; the rest is answered."""
     model = new_tiny_llada()
     (token,) = set(model.encode_text("tea")) - set(model.encode("Hi")) or {None}
     whole = answer_all(model, "w", [(Query("Hi"), DecoderConfig(**SHORT))])
@@ -118,8 +118,8 @@ def test_only_the_broken_row_of_a_batch_fails(new_tiny_llada):
     assert first == third == whole[0]
 
 
-def test_a_broken_row_gives_its_place_up_at_once(new_tiny_llada):
-    model = broken(new_tiny_llada, NAN)
+def test_a_unusable_row_gives_its_place_up_at_once(new_tiny_llada):
+    model = unusable(new_tiny_llada, NAN)
     denoiser = Denoiser(model, 1)
     config = DecoderConfig(max_new_tokens=16, steps=16)
     canvas = Canvas.from_prompts(model, "Hi", max_new_tokens=16)
@@ -128,12 +128,12 @@ def test_a_broken_row_gives_its_place_up_at_once(new_tiny_llada):
     while denoiser.has_work:
         denoiser.step()
         num_steps += 1
-    assert [filling.broken_step for filling in fillings] == [0, 0, 0]
+    assert [filling.unusable_step for filling in fillings] == [0, 0, 0]
     assert num_steps <= 4
 
 
 def test_likelihoods_and_logits_are_checked(new_tiny_llada):
-    model = broken(new_tiny_llada, NAN)
+    model = unusable(new_tiny_llada, NAN)
     canvas = Canvas.from_prompts(model, "Hi", max_new_tokens=2).pin(0, [5, 6])
     with refuses(model.source, "NaN"):
         log_likelihood_bound(model, canvas, num_samples=2)
@@ -143,7 +143,7 @@ def test_likelihoods_and_logits_are_checked(new_tiny_llada):
 
 def test_searches_and_compared_answers_are_checked(new_tiny_llada):
     """Work that attacks and tasks ask for beside generations."""
-    model = broken(new_tiny_llada, NAN)
+    model = unusable(new_tiny_llada, NAN)
     loss = Loss(model, [5, 9], 1, 6, 8)
     prompt = torch.tensor([20, 21, 22])
     state = {"prompt": [20, 21], "num_draws": 2, "cfg_scale": 0.0, "seed": 0, "greedy": False}
@@ -201,7 +201,7 @@ def test_padding_does_not_count(tiny_llada):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_narrow_format_is_the_first_remedy(new_tiny_llada, dtype):
-    model = broken(new_tiny_llada, NAN)
+    model = unusable(new_tiny_llada, NAN)
     model.network.to(dtype)
     with refuses(model.source, "--dtype float32"):
         sample(model, ["Hi"], **SHORT)
