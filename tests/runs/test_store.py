@@ -459,6 +459,7 @@ def test_turns_that_are_none_are_damage(tmp_path, turn):
         ("responses", {"block_starts": [0, 2]}),
         ("responses", {"replaced": [{"position": 9, "token": "x", "written": 0, "until": 1}]}),
         ("responses", {"decoder": {"steps": "4"}}),
+        ("responses", {"served": {"prompt_tokens": -1}}),
         ("responses", {"decoder": {"max_new_tokens": [4]}}),
         ("subjects", {"decoder": {"steps": "4"}}),
         ("subjects", {"decoder": {"rules": ["none of ours"]}}),
@@ -480,6 +481,26 @@ def test_parts_that_do_not_fit_each_other_are_damage(tmp_path, table, changes):
         database.execute(f"UPDATE {table} SET record = ?, crc = ? WHERE crc = ?", values)
     with refuses(file, table, error=DamagedRun), Run(tmp_path) as run:
         READERS[table](run)
+
+
+@pytest.mark.parametrize(
+    "record", [{"text": 1}, {"num_tokens": 2}, {"text": "x", "num_tokens": "2"}]
+)
+def test_a_reply_that_is_none_is_damage(tmp_path, record):
+    """Attacks read its text."""
+    with filled(tmp_path) as run:
+        run.add_step("r", record)
+    with refuses(tmp_path / FILE, "steps, r", error=DamagedRun), Run(tmp_path) as run:
+        run.reply("r")
+
+
+@pytest.mark.parametrize("num_tokens", ["2", 1.5, -1, 10**10])
+def test_tokens_that_cannot_be_are_damage(tmp_path, num_tokens):
+    """They would move the limit of a run, or lift it."""
+    with filled(tmp_path) as run:
+        run.add_step("r", {"text": "x", "num_tokens": num_tokens})
+    with refuses(tmp_path / FILE, "steps, r", error=DamagedRun), Run(tmp_path) as run:
+        run.num_tokens()
 
 
 def test_a_file_whose_damage_has_no_words_is_damage(tmp_path):

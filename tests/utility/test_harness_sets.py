@@ -22,7 +22,11 @@ from utility_files import CHOICES, FUNCTIONS, PROGRAMS, hub_splits, subjects, wr
 from mosa.data import KNOWN_FILES
 from mosa.denoising import DecoderConfig, sample
 from mosa.families import DiffusionLM
+from mosa.runs.evaluate import EvaluateConfig, run_evaluation
+from mosa.runs.judging import judge_run
 from mosa.runs.sets import SetOptions, load_sets
+from mosa.runs.store import FILE, DamagedRun
+from mosa.runs.subject import subjects_of
 from mosa.types import Message, dialogue
 from mosa.utility import OWN_TASKS, is_task, local_tasks
 from mosa.utility.authors_decoders import AUTHORS_DECODERS
@@ -413,6 +417,26 @@ def test_a_set_says_where_it_is_from_and_what_it_depends_on(files):
     part = load_harness_set("gsm8k", data_dir=files, limit=2)
     whole = load_harness_set("gsm8k", data_dir=files)
     assert part == dataclasses.replace(whole, cases=whole.cases[:2], ask=part.ask, score=part.score)
+
+
+@pytest.mark.parametrize(
+    "details",
+    [{"answers": "4"}, {"answers": [[]]}, {"answers": [[4]]}, {"not_asked": ["too long"]}],
+)
+def test_answers_that_no_attempt_has_are_damage(files, tmp_path, details):
+    """A run whose record of an attempt was changed, right checksum and all."""
+    options = SetOptions(data_dir=files, limit=1, num_fewshot=0)
+    config = EvaluateConfig(subjects_of("testbed"), ("gsm8k",), ("direct",), options=options)
+    run = run_evaluation(tmp_path, config, is_judged=False)
+    assert run is not None
+    with run:
+        (attempt,) = run.attempts()
+        ((task, _),) = run.tasks()
+        run.add_attempt(task.key, dataclasses.replace(attempt, details=details))
+        run.commit()
+        cases = load_harness_set("gsm8k", data_dir=files, limit=1, num_fewshot=0)
+        with refuses(tmp_path / FILE, attempt.key, error=DamagedRun):
+            judge_run(run, [], sets=[cases])
 
 
 def test_without_the_published_bytes_a_file_is_none(files, monkeypatch):
