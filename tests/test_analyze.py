@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from probed_runs import SET, probed_run, verdict
@@ -136,10 +137,8 @@ def test_the_papers_protocol_is_its_preset(tmp_path, monkeypatch):
 def test_the_function_is_the_command(tmp_path, capsys):
     """The same settings, tasks and figures; a loaded model is not loaded again."""
     model = mosa.load_model("testbed")
-    options = {"limit": 2, "max_new_tokens": 48}
-    (found,) = mosa.analyze(
-        "order", model, sets="testbed:direct", out=tmp_path / "a", progress=False, **options
-    )
+    options: dict[str, Any] = {"limit": 2, "max_new_tokens": 48, "progress": False}
+    (found,) = mosa.analyze("order", model, sets="testbed:direct", out=tmp_path / "a", **options)
     argv = ["--model", "testbed", "--sets", "testbed:direct", "--limit", "2"]
     argv += ["--max_new_tokens", "48", "--out", str(tmp_path / "b")]
     assert main(["analyze", "order", *argv]) in (None, 0)

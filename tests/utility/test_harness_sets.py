@@ -6,7 +6,9 @@ import ast
 import dataclasses
 import hashlib
 import importlib.util
+import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +26,9 @@ from mosa.denoising import DecoderConfig, sample
 from mosa.families import DiffusionLM
 from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.judging import judge_run
+from mosa.runs.records import checksum
 from mosa.runs.sets import SetOptions, load_sets
-from mosa.runs.store import FILE, DamagedRun
+from mosa.runs.store import FILE, DamagedRun, Run
 from mosa.runs.subject import subjects_of
 from mosa.types import Message, dialogue
 from mosa.utility import OWN_TASKS, is_task, local_tasks
@@ -427,16 +430,21 @@ def test_answers_that_no_attempt_has_are_damage(files, tmp_path, details):
     """A run whose record of an attempt was changed, right checksum and all."""
     options = SetOptions(data_dir=files, limit=1, num_fewshot=0)
     config = EvaluateConfig(subjects_of("testbed"), ("gsm8k",), ("direct",), options=options)
-    run = run_evaluation(tmp_path, config, is_judged=False)
+    run = run_evaluation(tmp_path / "run", config, is_judged=False)
     assert run is not None
-    with run:
-        (attempt,) = run.attempts()
-        ((task, _),) = run.tasks()
-        run.add_attempt(task.key, dataclasses.replace(attempt, details=details))
-        run.commit()
-        cases = load_harness_set("gsm8k", data_dir=files, limit=1, num_fewshot=0)
-        with refuses(tmp_path / FILE, attempt.key, error=DamagedRun):
-            judge_run(run, [], sets=[cases])
+    run.close()
+    file = tmp_path / "run" / FILE
+    with sqlite3.connect(file) as database:
+        *columns, record = database.execute(
+            "SELECT key, task, number, record FROM attempts"
+        ).fetchone()
+        text = json.dumps(json.loads(record) | {"details": details})
+        database.execute(
+            "UPDATE attempts SET record = ?, crc = ?", (text, checksum(*columns, text))
+        )
+    cases = load_harness_set("gsm8k", data_dir=files, limit=1, num_fewshot=0)
+    with Run(tmp_path / "run") as run, refuses(file, columns[0], error=DamagedRun):
+        judge_run(run, [], sets=[cases])
 
 
 def test_without_the_published_bytes_a_file_is_none(files, monkeypatch):

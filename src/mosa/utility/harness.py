@@ -13,10 +13,10 @@ import asyncio
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import msgspec
 
@@ -54,15 +54,18 @@ class _Row:
     content: Mapping[str, Any]
 
 
-class _Details(TypedDict, total=False):
-    """The details of an attempt."""
+_Answers = Annotated[list[str | tuple[float, bool]], msgspec.Meta(min_length=1)]
+"""To one request: texts, or the log-likelihood and whether it is the greedy answer."""
 
-    not_asked: str
-    requests: list[str]
-    """The kinds of the requests, where they were not asked."""
-    answers: list[Annotated[list[str | tuple[float, bool]], msgspec.Meta(min_length=1)]]
-    """For each request the answers: texts, or the log-likelihood and whether it is the greedy
-    answer."""
+
+@dataclass(frozen=True)
+class _Details:
+    """The details of an attempt: the answers to its requests, or why they were not asked."""
+
+    answers: Annotated[list[_Answers], msgspec.Meta(min_length=1)] | None = None
+    not_asked: str = ""
+    requests: list[str] = field(default_factory=list[str])
+    """The kinds of the requests that were not asked."""
 
 
 BEGINS_ANSWER = "the task begins the answer itself, which a server does not take"
@@ -250,16 +253,16 @@ class _Rows:
         which more is better. Raises msgspec.ValidationError for an attempt that `ask` did not make.
         """
         row, details = self.by_id[case.id], msgspec.convert(attempt.details, _Details)
-        if "not_asked" in details:
-            unscored = Verdict.unscored(details["not_asked"])
+        if details.answers is None:
+            unscored = Verdict.unscored(details.not_asked or "it has no answers")
             headline = [self.task.headline]
-            metrics = headline if self.reads_letter else self._metrics(row, details["requests"])
+            metrics = headline if self.reads_letter else self._metrics(row, details.requests)
             return dict.fromkeys(metrics, unscored)
         if self.reads_letter:
             # One request, one answer: a text.
-            return {self.task.headline: _choice_verdict(row, str(details["answers"][0][0]))}
+            return {self.task.headline: _choice_verdict(row, str(details.answers[0][0]))}
         verdicts: dict[str, Verdict] = {}
-        for name, answers in _filtered(row, details["answers"]):
+        for name, answers in _filtered(row, details.answers):
             for metric, verdict in self._verdicts(row, answers).items():
                 verdicts[f"{metric},{name}"] = verdict
         return verdicts
