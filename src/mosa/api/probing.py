@@ -14,7 +14,7 @@ from typing import Any
 from mosa.api.runs import (
     AnyPath,
     asked_for,
-    check_settings,
+    check_known,
     models_of,
     nothing_from,
     options_of,
@@ -72,7 +72,7 @@ def analyze(
     it stopped. Raises UserError where a subject does not grant what the probe needs; warns
     (`NothingCame`) where the probe or a judge produced nothing.
     """
-    check_settings(settings)
+    check_known(settings)
     given = {
         "sets": sets,
         "adapter": adapter,

@@ -102,7 +102,7 @@ def evaluate(
     Works inside a running event loop, too. Raises UserError for what cannot be run as requested,
     before anything is generated; warns (`NothingCame`) where an attack or judge produced nothing.
     """
-    check_settings(settings)
+    check_known(settings)
     given = {
         "sets": sets,
         "adapter": adapter,
@@ -165,7 +165,7 @@ def judge(
     `ChatOptions`. Raises UserError for a judge that is unknown, lacks what it needs, reads none of
     the run's sets, or steered its attacks; warns (`NothingCame`) where one could score nothing.
     """
-    check_settings(settings, (ChatOptions,))
+    check_known(settings, (ChatOptions,))
     names = _listed(judges)
     options = {
         "judges": names,
@@ -258,7 +258,7 @@ def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def check_settings(settings: Mapping[str, Any], classes: Sequence[type] = SETTINGS) -> None:
+def check_known(settings: Mapping[str, Any], classes: Sequence[type] = SETTINGS) -> None:
     """UserError for a setting that is none."""
     fields = {field.name: of for of in classes for field in dataclasses.fields(of)}
     fields.pop("seed", None)  # which `seeds` sets
