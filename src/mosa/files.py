@@ -68,8 +68,15 @@ _KINDS = {
 def user_errors(place: Path) -> Iterator[None]:
     """Turns an error of the disk inside the block into a UserError that names the place.
 
-    Those of safetensors, tokenizers and torch too, which have their own classes for it.
+    Those of safetensors, tokenizers and torch too, which have their own classes for it. A place
+    that no system can name is refused before the block.
     """
+    try:
+        is_name = b"\0" not in os.fsencode(place)
+    except UnicodeEncodeError:  # half a character
+        is_name = False
+    if not is_name:
+        raise UserError(f"no file can be called {str(place)!r}; name another")
     try:
         yield
     except (UserError, BrokenPipeError):  # the latter is of our output, not of a file
@@ -132,8 +139,8 @@ def claim_file(path: Path | None, made_by: str | None = None) -> Iterator[None]:
     if path is None:
         yield
         return
-    name = os.path.realpath(path)
     with user_errors(path):
+        name = os.path.realpath(path)
         _check_file(path, made_by)
     if name in _claimed:  # by this process
         yield
