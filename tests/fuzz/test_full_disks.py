@@ -3,17 +3,14 @@ left, what was recorded stays, and with room again the same command ends as undi
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import os
 import random
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fuzz.writers import MORE, WRITERS, Writer
+from disks import BALLAST, apart, fill, forbid_writing, mount
+from fuzz.writers import MORE, WRITERS, Writer, content
 from made_runs import attacked
 from refusals import check_sentence
 
@@ -22,52 +19,6 @@ from mosa import cli
 pytestmark = pytest.mark.slow
 
 NUM_DISKS = 4
-SIZE = 64 << 20
-"""Bytes of the disk."""
-NEW_USER, NEW_MOUNTS, PRIVATE = 0x10000000, 0x00020000, (1 << 18) | (1 << 14)
-BALLAST = "ballast"
-
-
-def mount(place: Path) -> bool:
-    """Give this process a disk of its own at a folder; False where the system does not allow it."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    user, group = os.getuid(), os.getgid()
-    if libc.unshare(NEW_MOUNTS) != 0:
-        if libc.unshare(NEW_USER | NEW_MOUNTS) != 0:
-            return False
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-    libc.mount(None, b"/", None, PRIVATE, None)
-    return libc.mount(b"disk", bytes(place), b"tmpfs", 0, b"size=%d" % SIZE) == 0
-
-
-def apart(work: Callable[[], str]) -> str:
-    """What `work` returns in a child of this process, where disks can be mounted."""
-    ready, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        said = ""
-        try:
-            os.setpgid(0, 0)
-            said = work()
-        except BaseException:
-            said = traceback.format_exc()
-        finally:
-            os.write(tell, said.encode())
-            os._exit(0)
-    os.close(tell)
-    said = b"".join(iter(lambda: os.read(ready, 1 << 16), b"")).decode()
-    os.close(ready)
-    os.waitpid(child, 0)
-    return said
-
-
-def fill(disk: Path, *, left: int) -> None:
-    """Leave so many bytes of a disk, in whole pages."""
-    found = os.statvfs(disk)
-    with (disk / BALLAST).open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(found.f_bavail * found.f_frsize - left, 1))
 
 
 def run(argv: list[str], told: Path) -> tuple[int, list[str]]:
@@ -134,3 +85,41 @@ def test_a_disk_that_fills(writer: Writer, given: Path, tmp_path: Path, monkeypa
         disk.mkdir()
         found = apart(functools.partial(on_a_full_disk, writer, given, whole, disk, share))
         assert found in (("2", "0") if number else ("2",)), (share, found)
+
+
+READERS = {
+    "status": [],
+    "results": [],
+    "results --export json": ["--out", "out"],
+    "compare": ["--subject_a", "a", "--subject_b", "b"],
+    "report": ["--out", "out"],
+}
+
+
+@pytest.mark.parametrize("may_write", [True, False])
+@pytest.mark.parametrize("command", READERS)
+def test_what_only_reads_needs_no_room(command, may_write, tmp_path, monkeypatch):
+    """A run on a full disk, or on one that may not be written, is told like any other."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if apart(lambda: str(mount(disk))) != "True":
+        pytest.skip("this system lets nobody mount a disk")
+    name, *options = command.split()
+    runs = [str(disk / "run")] * (2 if name == "compare" else 1)
+
+    def told(folder: Path, is_full: bool) -> str:
+        assert mount(disk)
+        subjects = {name: {"direct": {"x": True, "y": name == "a"}} for name in "ab"}
+        attacked(disk / "run", subjects)
+        if is_full:
+            fill(disk, left=0)
+            if not may_write:
+                forbid_writing(disk)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        status, said = run([name, *runs, *options, *READERS[command]], folder / "told.txt")
+        assert status == 0, said
+        return str(content(folder))
+
+    full = apart(lambda: told(tmp_path / "full", True))
+    assert "Traceback" not in full and full == apart(lambda: told(tmp_path / "roomy", False))

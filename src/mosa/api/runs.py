@@ -174,7 +174,7 @@ def judge(
         "device": device,
         **settings,
     }
-    with Run(Path(run)) as opened:
+    with Run(Path(run), adds=True) as opened:
         config = judge_config(options)
         chosen = judges_of_run(opened, names, config, world_of_run(opened))
         with ProgressBar(is_shown=progress) as bar:

@@ -98,7 +98,7 @@ def _judge(args: Namespace) -> int | None:
         help_judges(args.device, processes)
         processes.disband()
         return None
-    with Run(args.run) as run:
+    with Run(args.run, adds=True) as run:
 
         def build() -> list[NamedJudge]:
             config = judge_config(args.as_dict())

@@ -200,7 +200,7 @@ def judge_recorded(
 ) -> frozenset[str]:
     """Judge what the experiment's run holds so far; returns the names of its subjects. `sets` are
     those of harmless requests and useful tasks, with at most `limit` cases each."""
-    with Run(run_folder(out)) as run:
+    with Run(run_folder(out), adds=True) as run:
         loaded = load_sets(sets, world, SetOptions(limit=limit))
         judge_run(run, build_judges(judges, JudgeConfig(), world), sets=loaded)
         return frozenset(run.subjects())

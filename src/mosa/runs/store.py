@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, NamedTuple, TypeVar, final
 
 import msgspec
 
@@ -135,6 +135,15 @@ REPLACED_WHERE = {
 first stays."""
 
 
+NO_PLACE = (
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+)
+"""What SQLite says where it cannot make or change a file."""
+
+
 class DamagedRun(UserError):
     """A run's file does not contain what mosa wrote into it."""
 
@@ -143,11 +152,13 @@ class DamagedRun(UserError):
 class Run:
     """A run's records. Reads see what this process has added but not yet committed."""
 
-    def __init__(self, folder: Path, *, create: bool = False) -> None:
-        """Opens the run in a folder; with `create`, makes one where there is none.
+    def __init__(self, folder: Path, *, adds: bool = False, create: bool = False) -> None:
+        """Opens the run in a folder to read it; with `adds` to write into it, too; with `create`,
+        makes one where there is none.
 
-        Raises UserError for a folder without a run, or with one of another layout, for a folder of
-        others, and DamagedRun.
+        Reading needs no room on the disk and no permission to write. Raises UserError for a folder
+        without a run, or with one of another layout, for a folder of others, with `adds` for one
+        that cannot be written, and DamagedRun.
         """
         self.folder = folder
         path = folder / FILE
@@ -158,28 +169,50 @@ class Run:
         self._open_writes: list[tuple[str, tuple[Any, ...]]] = []
         self._new_responses: dict[str, Response] = {}
         self._new_steps: dict[str, dict[str, Any]] = {}
-        if create:
-            if not is_file(path):
-                check_folder(folder, "mosa evaluate")
+        if create and not is_file(path):
+            check_folder(folder, "mosa evaluate")
+        if adds or create:
             make_private_file(path)
+        self._lying: _Lying | None = None
         with self._user_errors():
-            self._db = sqlite3.connect(
-                _address(path, may_write=create),
-                uri=True,
-                timeout=SECONDS_TO_WAIT,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            try:
-                self._db.execute("PRAGMA trusted_schema = OFF")
-                self._db.execute("PRAGMA synchronous = FULL")
-                if create:
-                    self._make()
-                self._check()
-                self._is_checked = True
-            except BaseException:
-                self._db.close()
-                raise
+            self._open(path, is_read=not (adds or create), create=create)
+        self._is_checked = True
+
+    def _open(self, path: Path, *, is_read: bool, create: bool) -> None:
+        """SQLite makes files beside one that it only reads. Where it cannot, on a full disk or in a
+        folder that may not be written, the file is read as it lies: no lock is held, the log is
+        read into memory, and who writes meanwhile is found at the end."""
+        may_write = not is_read or all(os.access(p, os.W_OK) for p in (path, path.parent))
+        if may_write or _lying(path).has_log:
+            try:  # with the log that others write
+                self._connect(path, "" if may_write else "?mode=ro", create=create)
+                return
+            except sqlite3.OperationalError as error:
+                if not is_read or _kind_of(error) not in NO_PLACE:
+                    raise
+        self._lying = _lying(path)
+        # Alone with the file, SQLite shares no index of its log; it can be so without locks, since
+        # it writes nothing.
+        way = "vfs=unix-none" if self._lying.has_log else "immutable=1"
+        self._connect(path, f"?mode=ro&{way}", "PRAGMA locking_mode = EXCLUSIVE")
+
+    def _connect(self, path: Path, how: str, *first: str, create: bool = False) -> None:
+        self._db = sqlite3.connect(
+            f"{path.absolute().as_uri()}{how}",
+            uri=True,
+            timeout=SECONDS_TO_WAIT,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            for pragma in (*first, "PRAGMA trusted_schema = OFF", "PRAGMA synchronous = FULL"):
+                self._db.execute(pragma)
+            if create:
+                self._make()
+            self._check()
+        except BaseException:
+            self._db.close()
+            raise
 
     def _make(self) -> None:
         """Write the tables, unless they are there or another process does so first.
@@ -225,11 +258,21 @@ class Run:
 
     def damage(self, where: str, why: object) -> DamagedRun:
         """The error to raise for a row that is not what was written: `where` is table and key."""
+        self._check_untouched()
         place = f"{where[:100]}: " if where else ""
         return DamagedRun(
             f"{self.folder / FILE} is damaged ({place}{one_line(why)}); restore "
             "it from a copy or name a new folder"
         )
+
+    def _check_untouched(self) -> None:
+        """UserError where somebody has written into a file that is read as it lies."""
+        path = self.folder / FILE
+        if self._lying not in (None, _lying(path)):
+            raise UserError(
+                f"another process has written into {path} while it was read; run the same command "
+                "again"
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -253,7 +296,7 @@ class Run:
         except sqlite3.DatabaseError as error:
             # Python's own errors have no code; extended codes say more in their upper bits.
             code = getattr(error, "sqlite_errorcode", 0)
-            kind = code & 0xFF
+            kind = _kind_of(error)
             # The latter: no room for the file that processes share beside a log.
             if kind == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
                 raise UserError(
@@ -265,7 +308,7 @@ class Run:
                     f"another process has kept {path} locked for {SECONDS_TO_WAIT:.0f} s; end it, "
                     "or name another folder"
                 ) from error
-            if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
+            if kind in NO_PLACE:
                 raise UserError(
                     f"{folder} cannot be read or written ({error}); check the disk, or name another"
                 ) from error
@@ -281,6 +324,7 @@ class Run:
             self.commit()
         finally:
             self._db.close()
+        self._check_untouched()
 
     def __enter__(self) -> Run:
         return self
@@ -632,21 +676,40 @@ class Run:
         return [(key[0], first[key], count) for key, count in counts.most_common()]
 
 
+def _kind_of(error: sqlite3.Error) -> int:
+    """SQLite's code of an error; Python's own errors have none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
 def _is_locked(error: sqlite3.Error) -> bool:
     """Whether another process works on the file."""
-    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return _kind_of(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _address(path: Path, *, may_write: bool) -> str:
-    """SQLite's address of a file; one that may only be read (a colleague's, a read-only disk) is
-    opened so, and without the files beside it where nothing is waiting in a log."""
-    address = path.absolute().as_uri()
-    if may_write or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-        return address
-    log = path.with_name(f"{path.name}-wal")
-    is_whole = not log.exists() or log.stat().st_size == 0
-    return f"{address}?mode=ro{'&immutable=1' if is_whole else ''}"
+class _Lying(NamedTuple):
+    """A file and the logs beside it at one time: number, size and last change of each, None for one
+    that is not there or empty."""
+
+    file: tuple[int, int, int] | None
+    log: tuple[int, int, int] | None
+    journal: tuple[int, int, int] | None
+
+    @property
+    def has_log(self) -> bool:
+        """Whether something waits to be written into the file."""
+        return self.log is not None or self.journal is not None
+
+
+def _lying(path: Path) -> _Lying:
+    found: list[tuple[int, int, int] | None] = []
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-journal"):
+        try:
+            stat = path.with_name(name).stat()
+        except FileNotFoundError:
+            found.append(None)
+        else:
+            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns) if stat.st_size else None)
+    return _Lying(*found)
 
 
 def _conditions(unjudged_by: str | None, case_set: str | None) -> tuple[str, tuple[str, ...]]:
