@@ -24,6 +24,10 @@ MOST_TRIED = 64
 """Words of its own vocabulary that a tokenizer is tried with."""
 
 
+MOST_BETWEEN = 64
+"""Letters that what is kept of a text may have in place of a lost piece, to be read in one go."""
+
+
 class Refused(UserError):
     """A template refuses a dialogue, for example one whose turns do not alternate."""
 
@@ -90,15 +94,20 @@ def _check_kept(
         kept = str(tokenizer.decode(list(ids)))
     read = "".join(_letters(kept).split())
     words = [re.findall(r"\w{1,8}", word) for word in _letters(text).split()]
-    pieces = {piece for word in words for piece in word}
+    missing, place = set[str](), 0
+    for piece in (piece for word in words for piece in word):  # most stand behind the one before
+        found = read.find(piece, place, place + MOST_BETWEEN)
+        if found < 0:
+            missing.add(piece)
+        else:
+            place = found + len(piece)
     # One pass for each length: looking for each piece by itself takes minutes in a long text.
-    there = {
-        part
-        for length in {*map(len, pieces)}
+    missing -= {
+        read[start : start + length]
+        for length in {*map(len, missing)}
         for start in range(len(read) - length + 1)
-        if (part := read[start : start + length]) in pieces
     }
-    lost = sorted(sum(len(piece) for piece in word if piece not in there) for word in words)
+    lost = sorted(sum(len(piece) for piece in word if piece in missing) for word in words)
     total = sum(len(piece) for word in words for piece in word)
     if 4 * sum(lost[: max(len(lost) - num_unknown, 0)]) > total:
         raise UserError(
@@ -109,6 +118,8 @@ def _check_kept(
 
 def _letters(text: str) -> str:
     """A text in small letters, without accents."""
+    if text.isascii():
+        return text.casefold()
     apart = unicodedata.normalize("NFKD", text.casefold())
     return "".join(c for c in apart if not unicodedata.combining(c))
 
