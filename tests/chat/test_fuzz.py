@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from chat.stub_endpoint import completion, raw_endpoint
+from fuzz.surfaces import SLOW, many
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,15 +24,10 @@ from mosa.chat.questions import Unreadable, read_numbers, without_thoughts
 from mosa.terminal import printable
 from mosa.types import Message, UserError
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.slow
 
 KEY = "sk-very-secret-0123456789"
-MANY = settings(
-    max_examples=1000,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+MANY = settings(many, suppress_health_check=[HealthCheck.function_scoped_fixture, *SLOW])
 REQUEST = ChatRequest((Message("user", "?"),), "test")
 
 texts = st.text(max_size=20) | st.sampled_from(["stop", "length", "text", "score: 4", "\ud83d"])
@@ -134,8 +130,7 @@ def test_any_address_is_one_or_a_user_error(url):
         assert KEY not in repr(address) or KEY in url
 
 
-@pytest.mark.slow
-@settings(MANY, max_examples=300)
+@MANY
 @given(
     st.binary(max_size=80)
     | st.binary(max_size=40).map(b"HTTP/1.1 200 OK\r\n".__add__)
