@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import multiprocessing
 import os
 import queue
 import threading
@@ -278,3 +279,16 @@ def readable(error: BaseException, num_rows: int) -> BaseException:
             "same command again, which goes on where it stopped"
         )
     return error
+
+
+def end_with_parent() -> None:
+    """Ends this process, which another one has started with `multiprocessing`, as soon as that one
+    is gone, however it was killed: it would wait for more work forever, and hold its files."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ from fuzz.writers import make_given
 
 
 @pytest.fixture(scope="session")
-def given(tmp_path_factory) -> Path:
+def given(tmp_path_factory) -> Iterator[Path]:
     """What the commands read."""
-    return make_given(tmp_path_factory.mktemp("given"))
+    with (
+        pytest.MonkeyPatch.context() as monkeypatch,
+        make_given(tmp_path_factory.mktemp("given")) as folder,
+    ):
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield folder

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,13 @@ pytestmark = pytest.mark.slow
 NUM_DISKS = 4
 
 
-def run(argv: list[str], told: Path) -> tuple[int, list[str]]:
+def run(command: Callable[[], int], told: Path) -> tuple[int, list[str]]:
     """The status of a command, and what it has said on its standard error."""
     with told.open("w") as file:
         before = sys.stderr, sys.stdout
         sys.stderr = sys.stdout = file
         try:
-            status = cli.main(argv)
+            status = command()
         finally:
             sys.stderr, sys.stdout = before
     return status, told.read_text().splitlines()
@@ -53,16 +54,16 @@ def on_a_full_disk(writer: Writer, given: Path, whole: Path, disk: Path, share: 
     out = begun(writer, disk / "out")
     (disk / "letter.txt").write_text("mine")
     fill(disk, left=int(share * (size_of(whole) - size_of(out))))
-    argv, told = writer.argv(given, out), disk.with_suffix(".txt")
-    status, said = run(argv, told)
+    command, told = functools.partial(writer.run, given, out), disk.with_suffix(".txt")
+    status, said = run(command, told)
     assert status in (0, 2) and "Traceback" not in " ".join(said), said
     (disk / BALLAST).unlink()
     if status == 2:
         assert said[-1].startswith("mosa: ") and "full" in said[-1], said
         check_sentence(said[-1])
-        again, said = run(argv, told)
+        again, said = run(command, told)
         if again == 2 and writer.again:
-            again, said = run([*argv, *writer.again], told)
+            again, said = run(functools.partial(command, *writer.again), told)
         assert again == 0, said
     assert writer.result(out) == writer.result(whole)
     left = [path.name for path in out.rglob("*") if ".part" in path.name]
@@ -76,8 +77,8 @@ def test_a_disk_that_fills(writer: Writer, given: Path, tmp_path: Path, monkeypa
     if apart(lambda: str(mount(tmp_path))) != "True":
         pytest.skip("this system lets nobody mount a disk")
     whole = begun(writer, tmp_path / "whole")
-    argv, told = writer.argv(given, whole), tmp_path / "told.txt"
-    assert apart(lambda: str(run(argv, told)[0])) == "0", told.read_text()
+    command, told = functools.partial(writer.run, given, whole), tmp_path / "told.txt"
+    assert apart(lambda: str(run(command, told)[0])) == "0", told.read_text()
     numbers = random.Random(writer.name)
     for number in range(NUM_DISKS):
         share = numbers.uniform(0, 1.2) if number else 0.0
@@ -117,7 +118,8 @@ def test_what_only_reads_needs_no_room(command, may_write, tmp_path, monkeypatch
                 forbid_writing(disk)
         folder.mkdir()
         monkeypatch.chdir(folder)
-        status, said = run([name, *runs, *options, *READERS[command]], folder / "told.txt")
+        argv = [name, *runs, *options, *READERS[command]]
+        status, said = run(functools.partial(cli.main, argv), folder / "told.txt")
         assert status == 0, said
         return str(content(folder))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,19 +28,19 @@ def test_what_is_killed_goes_on_to_the_same_end(writer: Writer, given: Path, tmp
         if writer.name == "judge":
             attacked(folder, {"a": {"direct": dict.fromkeys("abcdefgh", True)}})
     start = time.monotonic()
-    assert in_child(writer.argv(given, whole)) == 0, Path("errors.txt").read_text()
+    assert in_child(partial(writer.run, given, whole)) == 0, Path("errors.txt").read_text()
     seconds = time.monotonic() - start
 
     numbers = random.Random(writer.name)
-    argv = writer.argv(given, killed)
+    run = partial(writer.run, given, killed)
     for _ in range(NUM_KILLS):
         number = numbers.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
-        status = in_child(argv, seconds=numbers.uniform(0, seconds), number=number)
+        status = in_child(run, seconds=numbers.uniform(0, seconds), number=number)
         if status is not None:  # it had ended, or refuses to begin anew
             break
-    status = in_child(argv)
+    status = in_child(run)
     if status == 2 and writer.again:
-        status = in_child([*argv, *writer.again])
+        status = in_child(partial(run, *writer.again))
     assert status == 0 or writer.result(killed) == writer.result(whole), Path(
         "errors.txt"
     ).read_text()

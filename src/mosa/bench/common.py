@@ -36,6 +36,7 @@ from mosa.provenance import versions
 from mosa.terminal import without_lines
 from mosa.testbed import world_of
 from mosa.types import Prompt, UserError
+from mosa.worker import end_with_parent
 from mosa.world import WRAPPINGS, World
 
 SHAPES_FOLDER = Path(__file__).parent / "shapes"
@@ -293,7 +294,7 @@ def peak_memory(
 def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
     """What a function, importable by name, returns in a fresh process."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
         try:
             return pool.submit(function, *args).result()
         except BrokenProcessPool as error:

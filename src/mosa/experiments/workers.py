@@ -13,12 +13,14 @@ import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.managers import SyncManager
 from typing import Any
 
 import torch
 
 from mosa.terminal import LiveBar
 from mosa.types import UserError
+from mosa.worker import end_with_parent
 
 SECONDS_BETWEEN_LOOKS = 0.5
 """How long the parent waits for news before it looks whether a worker has ended."""
@@ -60,10 +62,12 @@ def _run_in_workers(
     on_end: Callable[[], None],
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
+    manager = SyncManager(ctx=context)
+    manager.start(end_with_parent)
+    with manager:
         news = manager.Queue()
         others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(num_workers, context)
+        pool = ProcessPoolExecutor(num_workers, context, end_with_parent)
         try:
             todo = {pool.submit(_work, label, job, news) for label, job in jobs.items()}
             while todo:
