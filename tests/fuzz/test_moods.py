@@ -42,15 +42,19 @@ UNSCORED = ("400 about a field", "not JSON", "JSON of another shape", "no choice
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch, tmp_path):
+def environment(request, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for variable in ("MOSA_API_KEY", "TEA_KEY"):
         monkeypatch.setenv(variable, KEY)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    # Trainings and answers without a run have no options for it.
     impatient = functools.partial(JudgeConfig, chat=ChatOptions(SECONDS, max_retries=0))
-    monkeypatch.setattr(training, "JudgeConfig", impatient)  # which has no options for it
+    monkeypatch.setattr(training, "JudgeConfig", impatient)
+    if "generate" in request.node.name:
+        impatient = functools.partial(ChatOptions, SECONDS, max_retries=0)
+        monkeypatch.setattr("mosa.chat.ChatOptions", impatient)
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +88,9 @@ class Asker:
     """Whether any text is an answer of the subject's."""
     again: tuple[str, ...] = ()
     """What is added to the command to go on, where something stands there already."""
+    keeps: bool = True
+    """Whether it records what was answered, and may be given again: a training has its checkpoints,
+    and answers without a run are a file that is whole or not there."""
 
 
 def recorded(folder: Path) -> object:
@@ -208,6 +215,21 @@ ASKERS = [
         ],
         lambda at: (at / "adapter" / "adapter_model.safetensors").read_bytes(),
         again=("--resume",),
+        keeps=False,
+    ),
+    Asker(
+        "generate",
+        lambda at, url: [
+            *("generate", "--model", f"{url}#tea@TEA_KEY", "--i_am_authorized"),
+            *("--data", str(harmful(at)), "--max_new_tokens", "24", "--batch_size", "2"),
+            *("--out", str(at / "answers.jsonl")),
+        ],
+        lambda at: [
+            (row["prompt"], row["response"])
+            for row in map(json.loads, (at / "answers.jsonl").read_text().splitlines())
+        ],
+        is_target=True,
+        keeps=False,
     ),
 ]
 BY_NAME = {asker.name: asker for asker in ASKERS}
@@ -277,13 +299,13 @@ def through(capsys, tmp_path: Path, asker: Asker, moody: Moody) -> object:
         keyless(tmp_path)
         answered = moody.answered(asker.is_target)
         stub.rule, stub.requests = well, []
-        if asker.again and first.status == 0:  # it refuses to begin anew
+        if not asker.keeps and first.status == 0:  # it refuses to begin anew
             return asker.result(tmp_path)
         second = ended(capsys, argv)
         if second.status == 2 and asker.again:
             second = ended(capsys, [*argv, *asker.again])
         assert second.status == 0, (first, second)
-        if not asker.again:  # a training has its checkpoints, and no records
+        if asker.keeps:
             assert not asked(stub) & answered, "asked twice"
             stub.requests = []
             assert ended(capsys, argv).status == 0
