@@ -6,7 +6,7 @@ import pytest
 from made_runs import JUDGE, attacked, solved, subject
 from refusals import refuses
 
-from mosa.evidence.figures import attacks_of_all, gather, headline, moment_of
+from mosa.evidence.figures import attacks_of_all, figures_of, gather, headline, moment_of
 from mosa.evidence.labels import worst_of
 from mosa.runs.judging import METRIC
 from mosa.runs.store import Run
@@ -179,3 +179,10 @@ def test_truth_is_believed_before_phrases_and_the_canvas_comes_last(tmp_path):
         "refusal/1/x",
         "truth/1/w@canvas",
     ]
+
+
+def test_figures_of_a_run_begin_with_the_judge_that_is_trusted_most(tmp_path):
+    for judge in ("refusal/1/x", "truth/1/w"):
+        attacked(tmp_path, {"m": {"tap": {"a": True}}}, judge=judge, case_set=judge[:5])
+    with Run(tmp_path) as run:
+        assert [figure.judge for figure in figures_of(run)] == ["truth/1/w", "refusal/1/x"]

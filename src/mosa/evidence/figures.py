@@ -337,8 +337,9 @@ def deciding(tries: Sequence[Try]) -> list[Try]:
 
 
 def figures_of(run: Run, *, by_variant: bool = False) -> list[Figure]:
-    """The figures of a run, cells in the order of planning; `by_variant` gives each way of an
-    attack separately. Probes have findings instead (`findings_of`)."""
+    """The figures of a run, by judges with the most trusted first, and cells in the order of
+    planning; `by_variant` gives each way of an attack separately. Probes have findings instead
+    (`findings_of`)."""
     sets = run.sets()
     counts = {cell: found for cell, found in run.counts().items() if cell.attack not in PROBES}
     tries: dict[tuple[str, str, str, str], list[Try]] = {cell[:4]: [] for cell in counts}
@@ -347,7 +348,7 @@ def figures_of(run: Run, *, by_variant: bool = False) -> list[Figure]:
             cell = attempt.subject, attempt.case_set, attempt.attack, attempt.preset
             tries[cell].append(Try.of(attempt))
     judged_sets = {name: run.judges(name) for name in sets}
-    verdicts = {judge: run.verdicts(judge) for judge in run.judges()}
+    verdicts = {judge: run.verdicts(judge) for judge in sorted(run.judges(), key=by_trust)}
     names = names_of(counts)
     found: list[Figure] = []
     for judge, of_judge in verdicts.items():
