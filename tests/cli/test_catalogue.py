@@ -28,6 +28,23 @@ def test_lists_have_every_entry(capsys, name):
 
 
 @pytest.mark.parametrize("name", ["attacks", "judges", "sets"])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_no_word_of_a_list_is_lost_on_a_narrow_terminal(capsys, monkeypatch, name, is_terminal):
+    """There its lines fit; in a file or pipe an entry has one line."""
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    assert cli.main([name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = " ".join(" ".join(lines).split())
+    for entry in read_catalogue()[name]:
+        assert f"{entry['name']} {entry.get('summary', entry.get('kind'))}" in told
+    if is_terminal:
+        assert all(len(line) <= 60 for line in lines)
+    else:
+        assert not any(line.startswith(" ") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["attacks", "judges", "sets"])
 def test_an_entry_in_full_and_all_of_them_as_json(capsys, name):
     entries = read_catalogue()[name]
     assert cli.main([name, "--json"]) == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +13,6 @@ from typing import Any, get_args
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.catalogue import read_catalogue
-from mosa.cli.help import cut_to_width
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, in_words
 from mosa.inputs import did_you_mean
 from mosa.terminal import show
@@ -108,7 +109,8 @@ def _show_list(
     args: Namespace,
     about: Callable[[Mapping[str, Any]], Iterable[str]],
 ) -> None:
-    """Entries on a line each, or in full where they are named; all of it as JSON where asked."""
+    """Entries on a line each (in a terminal on as many as they need), or in full where they are
+    named; all of it as JSON where asked."""
     by_name = {entry["name"]: entry for entry in entries}
     for name in args.name:
         if name not in by_name:
@@ -120,11 +122,19 @@ def _show_list(
     if args.json:
         print(json.dumps(chosen, indent=2, ensure_ascii=False))
         return
+    column = max(map(len, by_name), default=0) + 2
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     for entry in chosen:
         if not args.name:
-            column = max(map(len, by_name)) + 2
-            width = shutil.get_terminal_size().columns - column
-            show(f"{entry['name']:<{column}}{cut_to_width(entry['summary'], width)}")
+            line = f"{entry['name']:<{column}}{entry['summary']}"
+            wrapped = textwrap.wrap(
+                line,
+                max(room, column + 20),
+                subsequent_indent=" " * column,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            show("\n".join(wrapped))
             continue
         show(f"{entry['name']}: {entry['summary']}")
         for line in about(entry):
