@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mosa.attacks import ATTACKS
@@ -45,7 +45,8 @@ def build(
         setup = read_setup(runs, config)
         views = scan(setup, runs, tell)
         tell("report: findings and tables", 0, None)
-        findings = [finding for run in runs for finding in findings_of(run)]
+        findings = [found for run in runs for found in findings_of(run, labels=setup.labels)]
+        charts = list(_charts(findings, setup.labels))
         by_position = list(position_figure(setup, runs))
         spent = budget(setup, runs)
     evidence = setup.evidence
@@ -53,8 +54,8 @@ def build(
         attacks(setup, views),
         scoreboard(setup),
         costs(setup),
-        _diffusion(setup, views, findings, by_position),
-        _findings_section(findings),
+        _diffusion(setup, views, charts, by_position),
+        _findings_section(findings, charts),
         training(setup),
         categories(setup),
         spent,
@@ -104,11 +105,11 @@ def _names(setup: ReportSetup) -> Iterator[tuple[str, Named]]:
 def _diffusion(
     setup: ReportSetup,
     views: Views,
-    findings: Sequence[Finding],
+    charts: Sequence[ReportFigure],
     by_position: Sequence[ReportFigure],
 ) -> Section:
     """How the subjects write, and what of it is garbled."""
-    maps = [figure for figure in _charts(findings) if isinstance(figure.chart, HeatMap)]
+    maps = [figure for figure in charts if isinstance(figure.chart, HeatMap)]
     rates = {key: share_of_tries(found) for key, found in views.garbled.items()}
     figures = setup.attack_figures(setup.judge).values()
     own = {attack: [f for f in figures if f.name == attack] for _, attack in rates}
@@ -137,11 +138,11 @@ def _diffusion(
     )
 
 
-def _charts(findings: Sequence[Finding]) -> Iterator[ReportFigure]:
+def _charts(findings: Sequence[Finding], labels: Mapping[str, str]) -> Iterator[ReportFigure]:
     """The charts of findings."""
     for number, finding in enumerate(findings):
         sets = ", ".join(f"{n} cases of {name}" for name, n in finding.header["sets"].items())
-        subjects = ", ".join(finding.header["subjects"])
+        subjects = ", ".join(labels.get(name, name) for name in finding.header["subjects"])
         caption = (
             f"Probe {finding.probe}:{finding.preset}, {subjects}, on {sets}; responses of "
             f"{finding.length} tokens."
@@ -150,7 +151,7 @@ def _charts(findings: Sequence[Finding]) -> Iterator[ReportFigure]:
             yield ReportFigure(f"finding-{number}-{name}", chart, caption)
 
 
-def _findings_section(findings: Sequence[Finding]) -> Section:
+def _findings_section(findings: Sequence[Finding], charts: Sequence[ReportFigure]) -> Section:
     """What the probes have found, and the charts that are no maps."""
     return Section(
         "findings",
@@ -162,5 +163,5 @@ def _findings_section(findings: Sequence[Finding]) -> Section:
             )
             for finding in findings
         ),
-        figures=tuple(f for f in _charts(findings) if not isinstance(f.chart, HeatMap)),
+        figures=tuple(figure for figure in charts if not isinstance(figure.chart, HeatMap)),
     )

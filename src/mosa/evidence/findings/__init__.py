@@ -8,7 +8,7 @@ estimates with intervals, charts as data, a paragraph. No model is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mosa.evidence.findings import depth, order, position, step, suffix
 from mosa.evidence.findings.base import (
@@ -35,13 +35,16 @@ FINDINGS: dict[str, Callable[[Probed], None]] = {
 """The reader of every probe, by the probe's name; it fills the finding."""
 
 
-def findings_of(run: Run, *, judge: str | None = None) -> list[Finding]:
+def findings_of(
+    run: Run, *, judge: str | None = None, labels: Mapping[str, str] | None = None
+) -> list[Finding]:
     """What each probe in a run has found, with each of its presets.
 
     `judge` is a judge's id; unset, and where it has not read a set: the most trusted one of the set
-    (the testbed's truth before judges that read, these before phrases).
+    (the testbed's truth before judges that read, these before phrases). `labels` says what subjects
+    are called in sentences and charts, where not by their names.
     """
-    found = probed_of(run, FINDINGS, judge)
+    found = probed_of(run, FINDINGS, judge, labels or {})
     for probed in found:
         try:
             FINDINGS[probed.finding.probe](probed)

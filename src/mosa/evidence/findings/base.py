@@ -11,7 +11,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
@@ -326,11 +326,13 @@ class Probed:
         return responses[0]
 
 
-def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> list[Probed]:
+def probed_of(
+    run: Run, probes: Collection[str], judge: str | None, labels: Mapping[str, str]
+) -> list[Probed]:
     """Every probe in a run with each of its presets, in the order of planning.
 
     `judge` is the id of the judge that is read; unset, and where it has not read a set: the set's
-    most trusted one.
+    most trusted one. `labels` says what subjects are called, where not by their names.
     """
     settings: dict[tuple[str, str], dict[str, Any]] = {}
     for task, _ in run.tasks(status="done"):
@@ -375,7 +377,7 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
             Group(
                 subject,
                 case_set,
-                subject if len(sets) == 1 else f"{subject}, {case_set}",
+                ", ".join([labels.get(subject, subject), *([case_set] if len(sets) > 1 else [])]),
                 _measures(judges[case_set]),
                 cells[subject, case_set],
                 tuple(subjects[subject].refusals),
