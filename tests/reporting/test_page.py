@@ -62,7 +62,7 @@ from mosa.reporting.tables import (
 )
 from mosa.stats.rates import Interval, Rate
 
-VOID = {"meta", "input", "br", "img", "hr", "link"}
+VOID = {"meta", "input", "br", "img", "hr", "link", "wbr"}
 
 
 class Page(HTMLParser):

@@ -656,6 +656,33 @@ def test_colours_follow_the_system_and_the_switch(visit, system):
     )
 
 
+def test_words_of_tables_stay_whole(visit):
+    """On a wide screen; what is longer than 16 letters may go on in the next line."""
+    page = visit()
+    page.eval_on_selector_all("details", "all => all.forEach((details) => (details.open = true))")
+    broken, num_words = page.evaluate(
+        """() => {
+          const broken = [];
+          let numWords = 0;
+          for (const cell of document.querySelectorAll("main th, main td")) {
+            if (!cell.checkVisibility()) continue;
+            const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+            for (let text; (text = texts.nextNode()); ) {
+              for (const word of text.data.matchAll(/[A-Za-z]{2,16}/g)) {
+                const range = document.createRange();
+                range.setStart(text, word.index);
+                range.setEnd(text, word.index + word[0].length);
+                numWords += 1;
+                if (range.getClientRects().length > 1) broken.push(word[0]);
+              }
+            }
+          }
+          return [broken, numWords];
+        }"""
+    )
+    assert broken == [] and num_words > 500
+
+
 def test_body_never_scrolls_sideways(visit):
     """Wide tables scroll in their own boxes, which the keyboard can reach, and on a phone they are
     cards; charts stay legible."""

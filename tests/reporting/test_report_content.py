@@ -17,6 +17,7 @@ from made_runs import (
     solved,
     subject,
 )
+from probed_runs import probed_run, verdict
 from refusals import refuses
 
 from mosa.evidence.findings import LineChart
@@ -274,7 +275,20 @@ def test_the_case_to_watch_went_as_most_did_under_the_attack_that_tells_subjects
         ("base", "direct", "b1"), ("safe", "direct", "b1"),
         ("base", "dia", "b1"), ("safe", "dia", "b1"),
     ]  # fmt: skip
-    assert "29 cases (of 30)" in showcase.caption
+    assert "30 cases, 29 " in showcase.caption and "frames" not in showcase.caption
+
+
+def test_among_equals_the_case_to_watch_shows_the_attackers_words_in_the_answer(tmp_path):
+    hit, held = dict.fromkeys(NAMES, True), dict.fromkeys(NAMES, False)
+    attacked(
+        tmp_path,
+        {"base": {"tap": hit, "prefill": hit}, "safe": {"tap": held, "prefill": held}},
+        threats={"prefill": "canvas"},
+    )
+    showcase = build([tmp_path]).overview.showcase
+    assert showcase is not None
+    assert list(showcase.rows) == ["Under attack: given answer beginning"]
+    assert "frames" in showcase.caption
 
 
 def test_words_are_shown_at_once_only_where_all_sets_are_of_the_testbed(tmp_path):
@@ -650,3 +664,17 @@ def test_probes_are_findings_and_no_attacks(tmp_path):
     content = build([tmp_path])
     assert [row[0] for row in tables(content)["attacks"].rows] == ["tap"]
     assert {sample.attack for sample in content.samples} == {"tap"}
+
+
+def test_findings_call_subjects_as_the_rest_of_the_page_does(tmp_path):
+    """In sentences, and in charts, whose colours follow the names."""
+    profile = {"step": 0, "end": [0.1, 0.9], "refusal": [0.8, None]}
+    details = {"profiles": [profile], "num_packaged_refusals": 3, "num_trained_refusals": 0}
+    probed_run(tmp_path, "depth", [("m", "a", details, verdict(0.0), None)]).close()
+    content = build([tmp_path], ReportConfig(labels={"m": "Mine"}))
+    (found,) = [section for section in content.sections if section.name == "findings"]
+    ((_, sentences),) = found.findings
+    assert any("Mine" in told for told in sentences) and not any("m:" in told for told in sentences)
+    lines = [figure for figure in found.figures if isinstance(figure.chart, LineChart)]
+    assert lines and all([*figure.chart.series] == ["Mine"] for figure in lines)
+    assert all("Mine" in figure.caption for figure in found.figures)

@@ -76,7 +76,11 @@ def _report(args: Namespace) -> None:
 def show_written(written: WrittenReport) -> None:
     """Say what was written."""
     size = written.out.stat().st_size / 1e6
-    hidden = "without prompts and responses" if written.content.is_redacted else "with all words"
+    hidden = (
+        "without prompts and responses, which `mosa report --no-redact` shows"
+        if written.content.is_redacted
+        else "with all words"
+    )
     show(f"wrote {written.out} ({size:.1f} MB, {hidden})")
 
 

@@ -85,17 +85,16 @@ LABELS = {
     "mosa_robust": "MOSA (robust)",
 }
 NOTES = {
-    "original": "The testbed as it comes: it refuses plain requests for restricted objects and "
-    "answers wrapped ones.",
-    "initial": "The original with an adapter that rewards a refusal at the first response token "
-    "(the baseline of arXiv 2508.12398).",
-    "mosa": "The original with an adapter that rewards a refusal in response tokens 20 to 60, as "
-    "in arXiv 2508.12398; it differs from initial alignment by the window alone. Its harmful term "
-    "is bounded and its harmful phrases are short, so that the reward settles where the paper's "
-    "does.",
-    "mosa_robust": "Ours: the same reward, also where part of a harmful answer already stands, "
-    "with a bounded term against that answer's own words and a term that holds benign behaviour in "
-    "place. Its learning rate is ten times that of the other two.",
+    "original": "The testbed as it comes: it refuses plain requests and answers disguised ones.",
+    "initial": "Trained to refuse at the first word, as usual. It is the baseline of arXiv "
+    "2508.12398: an adapter is rewarded for a refusal at the first response token.",
+    "mosa": "Trained to refuse in the middle: the paper's method. An adapter is rewarded for a "
+    "refusal in response tokens 20 to 60, as in arXiv 2508.12398; it differs from initial "
+    "alignment by the window alone. Its harmful term is bounded and its harmful phrases are short, "
+    "so that the reward settles where the paper's does.",
+    "mosa_robust": "Ours: the same, also behind a harmful beginning. A bounded term acts against "
+    "that beginning's own words, and another holds benign behaviour in place. Its learning rate is "
+    "ten times that of the other two.",
 }
 LIMITS = (
     "A testbed shows mechanisms, not the safety of a real model: its language has a few hundred "
@@ -173,7 +172,8 @@ def write_demo_report(out: Path, config: DemoConfig) -> None:
     content = build(
         [run_folder(out)],
         ReportConfig(
-            title="What changes when refusal starts in the middle",
+            title="Diffusion models write all words at once: what changes when refusal starts in "
+            "the middle",
             labels={name: LABELS[model] for model, name in names.items()},
             notes={name: NOTES[model] for model, name in names.items()},
             limits=LIMITS,

@@ -22,6 +22,10 @@ from mosa.stats.rates import Rate, format_value
 
 MOST_WORDS = 20
 """Of the headline."""
+_CHOICE = {
+    True: "This attack tells these subjects apart best.",
+    False: "No attack succeeded more often.",
+}
 MEASURES = {
     "asr": ("attacks succeed", False),
     "compliance": ("harmless answered", True),
@@ -226,13 +230,16 @@ def _showcase(
     chosen = whole[next(case for case, found in outcomes.items() if found == usual)]
     return Showcase(
         {titles[name]: tuple(chosen[name, label] for label in labels) for name in asked},
-        f"The attack that tells these subjects apart best; the first of {count} cases (of "
-        f"{len(whole)}) that ended alike.",
+        f"{_CHOICE[len(labels) > 1]} Of {len(whole)} cases, {count} ended as this "
+        "one did; it is the first of them."
+        + " The words in red frames are the attacker's."
+        * (attack.threat == "canvas"),
     )
 
 
 def _telling(setup: ReportSetup, subjects: Sequence[str]) -> Figure | None:
-    """The attack whose success differs most between two subjects; of one, the most successful."""
+    """The attack whose success differs most between two subjects; of one, the most successful.
+    Among equals it is one that writes into the answer, since its words are seen there."""
     found: dict[tuple[str, str], list[Figure]] = defaultdict(list)
     for figure in setup.evidence.select("safety", judge=setup.judge):
         if figure.subject in subjects and figure.rate is not None:
@@ -245,4 +252,7 @@ def _telling(setup: ReportSetup, subjects: Sequence[str]) -> Figure | None:
         values = [rates[name] for name in subjects]
         return values[0] - sum(values[1:])
 
-    return max(rows, key=difference)[0] if rows else None
+    def order(figures: Sequence[Figure]) -> tuple[float, bool]:
+        return difference(figures), figures[0].threat == "canvas"
+
+    return max(rows, key=order)[0] if rows else None

@@ -44,6 +44,8 @@ FEWER, MORE = "\N{BLACK DOWN-POINTING TRIANGLE}", "\N{BLACK UP-POINTING TRIANGLE
 LONG_TABLE = 16
 """A table of more rows shows its first 12 on the screen, until the reader asks for all."""
 
+_ENDS_OF_LINES = re.compile(r"(?<=[_/:@+=])(?=\w)|(?<=[^\W_]{16})(?=[^\W_])")
+
 MADE_BY = "mosa report"
 
 COLOURS = {
@@ -175,6 +177,8 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "prose": _prose,
+        "breakable": _breakable,
+        "first_sentence": _first_sentence,
         "shown": shown,
         "ends": format_interval,
         "heat": _heat,
@@ -211,6 +215,21 @@ def _heat(cell: Interval) -> str:
 def _prose(text: str) -> Markup:
     """A sentence, its `commands` between backticks set as code."""
     return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _first_sentence(text: str) -> str:
+    """The first sentence of a note.
+
+    >>> _first_sentence("As in arXiv 2508.12398. Its rate is ten times that.")
+    'As in arXiv 2508.12398.'
+    """
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0]
+
+
+def _breakable(text: str) -> Markup:
+    """Text of a table's cell; a line may end behind a separator of a name and behind its sixteenth
+    character without one. Other words stay whole."""
+    return Markup("<wbr>").join(_ENDS_OF_LINES.split(text))
 
 
 @cache

@@ -630,6 +630,7 @@ class Showcase extends Playing {
     this.numSteps = Math.max(1, ...this.players.map((player) => player.numSteps));
     this.slider.max = this.numSteps;
     this.slider.value = this.numSteps;
+    $("showcase-player").hidden = this.numSteps < 2; // who is served elsewhere tells no steps
   }
 
   show() {
