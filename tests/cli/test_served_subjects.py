@@ -70,6 +70,30 @@ def test_one_command_attacks_an_address(capsys, requests, tmp_path):
     assert status == 0 and "prompt tokens" in shown and "target tokens" in shown
 
 
+def test_what_a_run_comes_to_at_the_users_price(capsys, requests, tmp_path):
+    """Each of two responses is asked with 7 tokens and answered with 5, at 1 and 2 dollars for one
+    token: 34 dollars; before the run, answers of at most 24 tokens: 96 dollars."""
+    with stub_endpoint(rule=echo) as stub:
+        argv = command(stub, requests, "--out", str(tmp_path / "run"), "--price", "1e6,2e6")
+        status, shown, err = run(capsys, [*argv, "--dry-run"])
+        assert status == 0 and "48 answer tokens" in shown and "$96.00" in shown, err
+        assert stub.requests == []
+        status, shown, err = run(capsys, argv)
+        assert status == 0 and "14 tokens" in shown and "$34.00" in shown, err
+        cli_refuses(capsys, with_options(argv, "--price", "1"), "--price")
+        cli_refuses(capsys, with_options(argv, "--price", "1,-2"), "price", "-2")
+    local = [
+        "evaluate",
+        "--model",
+        "testbed",
+        "--sets",
+        "testbed",
+        "--out",
+        str(tmp_path / "local"),
+    ]
+    cli_refuses(capsys, [*local, "--price", "1,2"], "--price")
+
+
 def test_the_documented_eight_attacks_on_an_address_and_a_key(
     capsys, requests, tmp_path, monkeypatch
 ):

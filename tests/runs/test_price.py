@@ -7,13 +7,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from refusals import cli_refuses
+from refusals import cli_refuses, refuses
 
 from mosa.attacks import ATTACKS, ENGLISH
 from mosa.cli import main
 from mosa.responder import answer_all
 from mosa.runs.evaluate import EvaluateConfig, run_evaluation
-from mosa.runs.price import PASSES, most_asked, seconds_of_a_pass, total
+from mosa.runs.price import ANSWER_TOKENS, PASSES, Price, most_asked, seconds_of_a_pass, total
+from mosa.runs.sets import SetOptions
 from mosa.runs.subject import Subject, subjects_of
 
 DECODER = {"max_new_tokens": 24, "steps": 8, "block_length": 24}
@@ -42,9 +43,30 @@ def test_rows_are_bounds_times_tasks():
     )
 
 
-def test_a_run_asks_no_more(tmp_path):
-    from mosa.runs.sets import SetOptions
+def test_of_a_served_model_the_tokens_of_its_answers_are_bounded(tmp_path):
+    """Two cases, of which `direct` asks one response each and `best_of_n` more, of 24 tokens."""
+    (tmp_path / "tea.csv").write_text("id,behavior\na,Brew tea.\nb,Pour tea.\n")
+    subjects = subjects_of(
+        "http://127.0.0.1:9/v1#tea", decoder={"max_new_tokens": 24}, i_am_authorized=True
+    )
+    asked = EvaluateConfig(
+        subjects, (str(tmp_path / "tea.csv"),), ("direct", "best_of_n"), preset="smoke"
+    )
+    rows = most_asked(asked)
+    assert rows[0].asked == {"target": 2, ANSWER_TOKENS: 48}
+    assert total(rows)[ANSWER_TOKENS] == 24 * total(rows)["target"] > 96
 
+
+def test_a_price_is_for_a_million_tokens():
+    """250,000 at 4 dollars a million and 30,000 at 20: 1.00 and 0.60 dollars."""
+    assert Price(4.0, 20.0).of(250_000, 30_000) == "$1.60"
+    assert Price(4.0, 20.0).of(0, 100) == "under $0.01" and Price(0.0, 0.0).of(5, 5) == "$0.00"
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with refuses("price"):
+            Price(1.0, wrong)
+
+
+def test_a_run_asks_no_more(tmp_path):
     asked = config("direct", "tap", "prefill", options=SetOptions(limit=2))
     most = {row.attack: row.asked for row in most_asked(asked)}
     run = run_evaluation(tmp_path, asked)
@@ -66,8 +88,6 @@ def test_a_run_asks_no_more(tmp_path):
 
 def test_a_model_that_fills_blocks_asks_no_more(tmp_path):
     """Edits take passes of their own, and the prompt may begin the first of one more block."""
-    from mosa.runs.sets import SetOptions
-
     settings = {"max_new_tokens": 24, "steps": 24, "edit_threshold": 0.0, "max_post_steps": 2}
     asked = EvaluateConfig(
         subjects_of("testbed:block", decoder=settings),

@@ -39,11 +39,22 @@ from mosa.runs.options import (
     role_chats,
     served_by,
 )
-from mosa.runs.price import PASSES, AskedRow, most_asked, seconds_of_a_pass, total
+from mosa.runs.price import (
+    ANSWER_TOKENS,
+    PASSES,
+    AskedRow,
+    Price,
+    most_asked,
+    seconds_of_a_pass,
+    spent_on_served,
+    total,
+)
 from mosa.runs.processes import Processes, join
 from mosa.runs.progress import ProgressBar
 from mosa.runs.sets import SetOptions
+from mosa.runs.store import Run
 from mosa.terminal import duration, show
+from mosa.types import UserError
 from mosa.worker import Tally
 
 EXIT_STOPPED = 4
@@ -80,6 +91,12 @@ def _arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="show what would be asked at most; by attack and in all, with the time of the forward "
         "passes of local models, which are loaded to measure one; nothing is written",
+    )
+    group_of(parser, SERVED).add_argument(
+        "--price",
+        type=ListOf(float),
+        help="IN,OUT; US dollars for a million tokens of served models, asked and answered, with "
+        "which --dry-run and the end of a run say what they come to",
     )
     evaluation_arguments(
         parser,
@@ -202,9 +219,10 @@ def _measure(args: Namespace, processes: Processes) -> int | None:
         return config, chats
 
     config, chats = processes.agree(settings)
+    price = _price(args.price, config)
     if args.dry_run:
         if processes.is_main:
-            _show_price(config, most_asked(config, chats))
+            _show_price(config, most_asked(config, chats), price)
         processes.disband()
         return None
     judging = judge_config(options, served_by(config))
@@ -227,6 +245,7 @@ def _measure(args: Namespace, processes: Processes) -> int | None:
         return None
     with run:
         show_results(run, Page())
+        _show_spent(run, price)
         for message in stopped:
             show(f"{message[0].upper()}{message[1:]}.")
         status = end_status(
@@ -238,8 +257,37 @@ def _measure(args: Namespace, processes: Processes) -> int | None:
     return EXIT_STOPPED if stopped else status
 
 
-def _show_price(config: EvaluateConfig, rows: Sequence[AskedRow]) -> None:
-    """What an evaluation asks at most, and how long the forward passes of local models take."""
+def _price(given: Sequence[float] | None, config: EvaluateConfig) -> Price | None:
+    """The price that `--price` states."""
+    if given is None:
+        return None
+    if len(given) != 2:
+        raise UserError(
+            "--price takes two numbers, US dollars for a million tokens asked and answered, for "
+            f"example 0.5,2; not {len(given)}"
+        )
+    if not any(subject.is_served for subject in config.subjects):
+        raise UserError("--price is that of served models, and no subject is one; leave it out")
+    return Price(*given)
+
+
+def _show_spent(run: Run, price: Price | None) -> None:
+    """What a run has spent on served models, over all of its sessions."""
+    spent = spent_on_served(run)
+    if not spent.target_queries:
+        return
+    counted = f"{spent.prompt_tokens:,} tokens asked and {spent.target_tokens:,} answered"
+    told = counted if spent.prompt_tokens else "whose tokens the server does not count"
+    if price is not None and spent.prompt_tokens:
+        told += f", {price.of(spent.prompt_tokens, spent.target_tokens)} at --price"
+    if spent.chat_tokens:
+        told += f"; {spent.chat_tokens:,} tokens of attacks' chat models apart"
+    show(f"Served models were asked for {spent.target_queries:,} responses: {told}.")
+
+
+def _show_price(config: EvaluateConfig, rows: Sequence[AskedRow], price: Price | None) -> None:
+    """What an evaluation asks at most, how long the forward passes of local models take, and what
+    the answers of served models cost."""
     for row in rows:
         what = f"{row.subject}: {row.attack}:{row.preset} on {row.case_set}"
         if row.reason:
@@ -252,6 +300,13 @@ def _show_price(config: EvaluateConfig, rows: Sequence[AskedRow]) -> None:
         f"In all at most {in_words(total(rows)) or 'nothing'}; judges, requests that a server is "
         "sent again, and what is on record already are not counted."
     )
+    if price is not None:
+        answered = total(rows)[ANSWER_TOKENS]
+        show(
+            f"The answers of served models cost at most {price.of(0, answered)}. What asking costs "
+            f"is not known before the prompts are: {price.of(1_000_000, 0)} for a million tokens. "
+            "Chat models are not counted."
+        )
     for subject in config.subjects:
         if passes := total([row for row in rows if row.subject == subject.name])[PASSES]:
             seconds = seconds_of_a_pass(config, subject)

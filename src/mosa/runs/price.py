@@ -8,6 +8,7 @@ seconds_of_a_pass(config, subject)            # times its forward passes: the ti
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,9 +27,35 @@ from mosa.responder import answer_all
 from mosa.runs.evaluate import EvaluateConfig, world_of_subjects
 from mosa.runs.plan import Planned, choose_attacks, courses_of, plan
 from mosa.runs.sets import load_sets
+from mosa.runs.store import Run
 from mosa.runs.subject import Subject
+from mosa.types import Budget, UserError
 
-PASSES = "forward_passes"
+PASSES, ANSWER_TOKENS = "forward_passes", "answer_tokens"
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars for a million tokens of served models, as the user states them."""
+
+    asked: float
+    answered: float
+
+    def __post_init__(self) -> None:
+        if not all(0 <= each < math.inf for each in (self.asked, self.answered)):
+            raise UserError(
+                "a price is two numbers from 0 on, US dollars for a million tokens asked and "
+                f"answered, not {self.asked:g} and {self.answered:g}"
+            )
+
+    def of(self, asked: int, answered: int) -> str:
+        """What so many tokens cost, in dollars.
+
+        >>> Price(0.5, 2.0).of(1_000_000, 10_000)
+        '$0.52'
+        """
+        dollars = (asked * self.asked + answered * self.answered) / 1e6
+        return "under $0.01" if 0 < dollars < 0.01 else f"${dollars:,.2f}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +70,7 @@ class AskedRow:
     """Cases and seeds; 0 where the pair is not applicable."""
     asked: Mapping[str, int] | None
     """The most of each kind: responses (`target`), replies by role, forward passes of a local
-    model. None where the attack states no bound."""
+    model, tokens of a served model's responses. None where the attack states no bound."""
     reason: str = ""
     """Why it is not applicable."""
 
@@ -83,7 +110,8 @@ def _attention(subject: Subject) -> AttentionPattern:
 
 
 def _asked_by(tasks: list[Planned], attention: AttentionPattern) -> dict[str, int] | None:
-    """What tasks of one attack ask at most, with the passes that a local model's responses take."""
+    """What tasks of one attack ask at most, with the passes that a local model's responses take,
+    and the tokens that a served model's have."""
     first = tasks[0]
     bound = first.chosen.attack.bound
     if bound is None:
@@ -92,8 +120,11 @@ def _asked_by(tasks: list[Planned], attention: AttentionPattern) -> dict[str, in
         name: number * len(tasks)
         for name, number in bound(first.chosen.config, first.course.wording).asked.items()
     }
-    if not first.subject.is_served:
-        passes = most_passes(first.subject.decoder_for(first.chosen.attack, 0), attention)
+    decoder = first.subject.decoder_for(first.chosen.attack, 0)
+    if first.subject.is_served:
+        asked[ANSWER_TOKENS] = asked.get("target", 0) * decoder.max_new_tokens
+    else:
+        passes = most_passes(decoder, attention)
         asked[PASSES] = asked.get(PASSES, 0) + asked.get("target", 0) * passes
     return asked
 
@@ -104,6 +135,14 @@ def total(rows: Sequence[AskedRow]) -> Counter[str]:
     for row in rows:
         found.update(row.asked or {})
     return found
+
+
+def spent_on_served(run: Run) -> Budget:
+    """What the tasks of a run have spent on served subjects."""
+    served = {name for name, record in run.subjects().items() if record.server is not None}
+    return sum(
+        (found.budget for task, found in run.tasks() if found and task.subject in served), Budget()
+    )
 
 
 def seconds_of_a_pass(config: EvaluateConfig, subject: Subject) -> float:
