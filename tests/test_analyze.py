@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 from dataclasses import replace
@@ -138,7 +139,7 @@ def test_the_function_is_the_command(tmp_path, capsys):
     """The same settings, tasks and figures; a loaded model is not loaded again."""
     model = mosa.load_model("testbed")
     options: dict[str, Any] = {"limit": 2, "max_new_tokens": 48, "progress": False}
-    (found,) = mosa.analyze("order", model, sets="testbed:direct", out=tmp_path / "a", **options)
+    found = mosa.analyze("order", model, sets="testbed:direct", out=tmp_path / "a", **options)
     argv = ["--model", "testbed", "--sets", "testbed:direct", "--limit", "2"]
     argv += ["--max_new_tokens", "48", "--out", str(tmp_path / "b")]
     assert main(["analyze", "order", *argv]) in (None, 0)
@@ -147,6 +148,9 @@ def test_the_function_is_the_command(tmp_path, capsys):
         (other,) = findings_of(run)
     assert (found.rows, found.estimates) == (other.rows, other.estimates)
     assert found.paragraph in repr(found)
+    shown = found._repr_html_()
+    assert found.key_figures and all(key.what in shown for key in found.key_figures)
+    assert all(sentence in html.unescape(shown) for sentence in found.key_sentences)
     assert (tmp_path / "a" / found.name / "data.csv").is_file()
     with refuses("middle", *PROBES):
         mosa.analyze("middle", model, sets="testbed:direct", out=tmp_path / "c")

@@ -1,7 +1,7 @@
 """`mosa.analyze`: where safety lies in a response. Probes are run, read, and written as data and
 figures.
 
-    (finding,) = mosa.analyze("order", "testbed", sets="testbed:direct", out="runs/order")
+    finding = mosa.analyze("order", "testbed", sets="testbed:direct", out="runs/order")
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ def analyze(
     device: str | None = None,
     progress: bool = True,
     **settings: Any,
-) -> list[Finding]:
+) -> Finding:
     """Run a probe (`mosa.probes.PROBES`) on subjects into the run in the folder `out`, and read
-    what it has found (`mosa analyze`).
+    what it has found (`mosa analyze`); a notebook shows the key figures.
 
     The arguments are those of `mosa.evaluate`; `probe_options` change the probe's preset, which
     also says on how many cases and on what lengths it is meant to be run, where `settings` do not.
-    Each finding is written into a folder PROBE-PRESET in `out`. The same call again resumes where
-    it stopped. Raises UserError where a subject does not grant what the probe needs; warns
-    (`NothingCame`) where the probe or a judge produced nothing.
+    The finding is written into a folder PROBE-PRESET in `out`, with its figures. The same call
+    again resumes where it stopped. Raises UserError where a subject does not grant what the probe
+    needs, and where nothing was found; warns (`NothingCame`) where a judge produced nothing.
     """
     check_known(settings)
     given = {
@@ -101,8 +101,11 @@ def analyze(
             on_judged=bar.judging,
         )
     with Run(Path(out)) as run:
-        warn_of_nothing(nothing_from(run, bar.judged, asked_for(config.subjects, config.attacks)))
-    return found
+        nothing = nothing_from(run, bar.judged, asked_for(config.subjects, config.attacks))
+    if not found:
+        raise UserError(f"{probe} has found nothing; `mosa status {out}` says why")
+    warn_of_nothing(nothing)
+    return found[0]
 
 
 def run_probes(

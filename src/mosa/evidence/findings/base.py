@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import re
 from collections import Counter
@@ -25,7 +26,18 @@ from mosa.runs.judging import tells_refusals
 from mosa.runs.records import Task
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference, mean_unbounded, mean_within, paired_difference
-from mosa.stats.rates import Interval, Rate, Values, case_means, exactly, mean_of, once, rate_of
+from mosa.stats.rates import (
+    Interval,
+    Rate,
+    Values,
+    case_means,
+    exactly,
+    format_rate,
+    mean_of,
+    once,
+    rate_of,
+)
+from mosa.terminal import printable
 from mosa.types import Response, Verdict
 
 INTERVALS = (
@@ -104,6 +116,18 @@ class Finding:
 
     def __repr__(self) -> str:
         return f"<Finding {self.name}: {self.paragraph}>"
+
+    def _repr_html_(self) -> str:
+        """The key figures as a table, and what they say."""
+
+        def inside(tag: str, texts: Iterable[str]) -> str:
+            return "".join(f"<{tag}>{html.escape(printable(text))}</{tag}>" for text in texts)
+
+        rows = (
+            (key.of, key.what, format_rate(key.figure, with_n=True)) for key in self.key_figures
+        )
+        table = "".join(f"<tr>{inside('td', row)}</tr>" for row in rows)
+        return f"<table>{table}</table>{inside('p', self.key_sentences)}"
 
     @property
     def name(self) -> str:

@@ -179,7 +179,9 @@ function choose() {
   for (const select of all("select.base")) select.value = base;
   for (const element of all("[data-judge], [data-base]")) {
     const { judge: ofJudge, base: ofBase } = element.dataset;
-    element.hidden = Boolean((judge && ofJudge && ofJudge !== judge) || (base && ofBase && ofBase !== base));
+    const isOfOther = Boolean(base && ofBase && ofBase !== base);
+    element.hidden = Boolean(judge && ofJudge && ofJudge !== judge) || isOfOther;
+    element.classList.toggle("of-other-base", isOfOther); // on paper, which has every judge
   }
   markScrollers();
 }
@@ -615,6 +617,11 @@ class Showcase extends Playing {
       event.target.setAttribute("aria-expanded", isShown);
       event.target.textContent = isShown ? "Hide what the models wrote" : "Show what the models wrote";
       this.fill(isShown);
+    });
+    addEventListener("beforeprint", () => {
+      this.stop();
+      this.slider.value = this.numSteps;
+      this.show();
     });
     if (!isCalm()) this.play();
   }
