@@ -64,6 +64,7 @@ def test_one_command_attacks_an_address(capsys, requests, tmp_path):
         assert words in shown
     assert "its decoder" in shown and "unknown" in shown
     assert place in page.read_text() and str(page) in shown
+    assert "target queries" in page.read_text() and "passes per success" not in page.read_text()
     status, shown, _ = run(capsys, ["results", out])
     assert status == 0 and "version 0.33.0" in shown
     status, shown, _ = run(capsys, ["status", out])

@@ -172,8 +172,7 @@ def write_demo_report(out: Path, config: DemoConfig) -> None:
     content = build(
         [run_folder(out)],
         ReportConfig(
-            title="Diffusion models write all words at once: what changes when refusal starts in "
-            "the middle",
+            title="All words are written at once: what changes when refusal starts in the middle",
             labels={name: LABELS[model] for model, name in names.items()},
             notes={name: NOTES[model] for model, name in names.items()},
             limits=LIMITS,

@@ -51,6 +51,7 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
             None if name in unknown else round(getattr(total, name) / len(budgets), 1)
             for name in kinds
         ]
+        per_success = round(total.forward_passes / successes) if successes and not unknown else None
         rows.append(
             (
                 setup.labels[subject],
@@ -59,16 +60,19 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
                 len(budgets),
                 *means,
                 figure and figure.rate,
-                round(total.forward_passes / successes) if successes and not unknown else None,
+                *([per_success] if everything.forward_passes else []),
             )
         )
+    passes_told = (
+        "Forward passes add up over the rows of a batch. The last column divides all forward "
+        "passes by the number of tasks that succeeded. "
+    )
     table = ReportTable(
         "budget",
         "What attacks spent",
         "Only what some attack spent. Tokens: length of a response. Means over finished tasks (one "
-        "attack on one case with one seed). Forward passes add up over the rows of a batch. The "
-        "last column divides all forward passes by the number of tasks that succeeded. Calls are "
-        "those of the attack's own models, without the final judge. "
+        "attack on one case with one seed). Calls are those of the attack's own models, without "
+        f"the final judge. {passes_told if everything.forward_passes else ''}"
         f"{legend(figures.values())}".rstrip(),
         (
             "Subject",
@@ -77,7 +81,7 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
             "tasks",
             *(name.replace("_", " ") for name in kinds),
             "success",
-            "passes per success",
+            *(["passes per success"] if everything.forward_passes else []),
         ),
         tuple(rows),
     )
