@@ -92,12 +92,6 @@ def _arguments(parser: ArgumentParser) -> None:
         help="show what would be asked at most; by attack and in all, with the time of the forward "
         "passes of local models, which are loaded to measure one; nothing is written",
     )
-    group_of(parser, SERVED).add_argument(
-        "--price",
-        type=ListOf(float),
-        help="IN,OUT; US dollars for a million tokens of served models, asked and answered, with "
-        "which --dry-run and the end of a run say what they come to",
-    )
     evaluation_arguments(
         parser,
         sets_help="harmful, harmless or useful",
@@ -110,6 +104,12 @@ def _arguments(parser: ArgumentParser) -> None:
         type=dict[str, dict[str, Any]],
         default={},
         help='settings that change an attack\'s preset; {"prefill": {"positions": [1, 30]}}',
+    )
+    group_of(parser, SERVED).add_argument(
+        "--price",
+        type=ListOf(float),
+        help="US dollars for a million tokens of served models, asked and answered, as IN,OUT; "
+        "--dry-run and the end of a run then say what they come to",
     )
     running.add_argument(
         "--report",
