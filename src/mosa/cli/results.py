@@ -304,7 +304,7 @@ def _missing(found: Sequence[Figure]) -> Iterator[str]:
         if f.num_failed or f.num_left
     }
     if missing:
-        yield "Tasks in no rate:"
+        yield "Tasks in no rate; the command that made the run tries them again:"
         yield from sorted(missing)
 
 
