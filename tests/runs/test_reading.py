@@ -8,6 +8,7 @@ import signal
 import sqlite3
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from disks import apart, fill, forbid_writing, mount
@@ -133,7 +134,7 @@ def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite finds no place for the index of a log."""
     connect = sqlite3.connect
 
-    def refusing(address: str, **settings: object) -> sqlite3.Connection:
+    def refusing(address: str, **settings: Any) -> sqlite3.Connection:
         found = connect(address, **settings)
         if address.endswith("mode=ro"):
             found.close()
