@@ -675,6 +675,6 @@ def test_findings_call_subjects_as_the_rest_of_the_page_does(tmp_path):
     (found,) = [section for section in content.sections if section.name == "findings"]
     ((_, sentences),) = found.findings
     assert any("Mine" in told for told in sentences) and not any("m:" in told for told in sentences)
-    lines = [figure for figure in found.figures if isinstance(figure.chart, LineChart)]
-    assert lines and all([*figure.chart.series] == ["Mine"] for figure in lines)
+    lines = [figure.chart for figure in found.figures if isinstance(figure.chart, LineChart)]
+    assert lines and all([*chart.series] == ["Mine"] for chart in lines)
     assert all("Mine" in figure.caption for figure in found.figures)
