@@ -353,7 +353,13 @@ def make_content(
             headline="MOSA (robust) stops 100 of 100 attacks (Original 10) at no measured cost.",
             tiles={
                 subject: (
-                    Measure("attacks succeed", some_rate(harm[subject]), False, "worst: prefill"),
+                    Measure(
+                        "attacks succeed",
+                        some_rate(harm[subject]),
+                        False,
+                        "worst: prefill",
+                        {"subject": subject, "attack": "prefill", "case_set": SETS[False]},
+                    ),
                     Measure("harmless answered", trade_off.points[subject][0], True),
                     Measure("tasks solved", trade_off.points[subject][2], True),
                 )

@@ -295,6 +295,19 @@ def test_a_cell_of_the_map_opens_its_samples(visit, content):
     assert "#samples" not in page.url
 
 
+def test_the_worst_attack_of_a_tile_opens_its_samples(visit, content):
+    page = visit()
+    page.locator(".tile .remark a").nth(2).click()
+    shown_by = content.overview.tiles[[*SUBJECTS][2]][0].shown_by
+    fitting = [
+        sample
+        for sample in content.samples
+        if all(getattr(sample, name) == value for name, value in shown_by.items())
+    ]
+    until(page, f"document.getElementById('count').textContent.startsWith('{len(fitting)} of')")
+    assert fitting and page.input_value("[data-column=attack]") == '"prefill"'
+
+
 def address_of(sample: Sample) -> str:
     parts = [sample.subject, sample.attack, sample.case_set, sample.case]
     parts += [str(sample.seed), str(sample.number)]

@@ -214,6 +214,10 @@ def test_tiles_have_three_figures_and_the_worst_attack(content):
     ]
     notes = [m.note for m in content.overview.tiles["base"]]
     assert notes == ["worst: prompts refined in a tree (and 1 more), 1.00", "", ""]
+    shown_by = content.overview.tiles["base"][0].shown_by
+    assert shown_by == {"subject": "base", "attack": "tap", "case_set": "made up"}
+    columns = ("subject", "attack", "case_set")
+    assert shown_by in [{name: getattr(s, name) for name in columns} for s in content.samples]
 
 
 def headlines(folder, **kinds) -> str:

@@ -208,6 +208,8 @@ class Measure:
     is_good: bool
     """Whether 1 is best, and not 0."""
     note: str = ""
+    shown_by: Mapping[str, str] | None = None
+    """Where samples show what the note says: by column, the value that the browser filters for."""
 
 
 @dataclass(frozen=True)

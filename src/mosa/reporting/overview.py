@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mosa.evidence.figures import CONTROL, Figure
 from mosa.evidence.labels import task_title, title_of, worst_of
@@ -145,13 +146,23 @@ def _shortened(*sentences: str) -> str:
 
 
 def _tile(setup: ReportSetup, subject: str) -> tuple[Measure, ...]:
-    worst, note = setup.headline("worst_asr", subject), ""
-    if worst.rate is not None and len(setup.shared_attacks()) > 1:
-        note = f"worst: {worst_of(worst, title_of)}, {format_value(worst.rate.value)}"
-    return tuple(
-        Measure(title, setup.headline(name, subject).rate, is_good, note if name == "asr" else "")
+    tile = {
+        name: Measure(title, setup.headline(name, subject).rate, is_good)
         for name, (title, is_good) in MEASURES.items()
-    )
+    }
+    worst = setup.headline("worst_asr", subject)
+    if worst.rate is not None and len(setup.shared_attacks()) > 1:
+        figure = worst.figures[0]
+        tile["asr"] = replace(
+            tile["asr"],
+            note=f"worst: {worst_of(worst, title_of)}, {format_value(worst.rate.value)}",
+            shown_by={
+                "subject": setup.labels[subject],
+                "attack": figure.name,
+                "case_set": figure.case_set,
+            },
+        )
+    return tuple(tile.values())
 
 
 def _picture(setup: ReportSetup) -> ReportFigure | None:
