@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from refusals import cli_refuses, refuses
+from run_stand_ins import ScriptedChat
 
 from mosa.attacks import ATTACKS, ENGLISH
 from mosa.cli import main
@@ -104,6 +105,63 @@ def test_a_model_that_fills_blocks_asks_no_more(tmp_path):
     with run:
         spent = [outcome.budget.forward_passes for _, outcome in run.tasks() if outcome]
     assert 24 * len(spent) < sum(spent) <= most[PASSES]
+
+
+SURE = 0.9999999
+"""A threshold that no proposal reaches, so that a pass fills one token."""
+
+
+@pytest.mark.parametrize("model", ["testbed", "testbed:block"])
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        {"max_new_tokens": 24, "steps": 3},
+        {"max_new_tokens": 24, "steps": 24, "threshold": SURE, "block_length": None},
+    ],
+)
+def test_attacks_that_own_the_sampler_ask_no_more(tmp_path, model, decoder):
+    """`dija` takes a step for each mask of its template, `decoding_order` one at least for each
+    block, and what `traj_hijack` masks again is filled anew."""
+    from mosa.runs.sets import SetOptions
+
+    asked = EvaluateConfig(
+        subjects_of(model, decoder=decoder),
+        ("testbed",),
+        ("dija", "decoding_order", "traj_hijack", "anchoring", "dija_canvas"),
+        "smoke",
+        attack_options={
+            "decoding_order": {"orders": ("block_2",)},
+            "traj_hijack": {"ways": ("remask only",)},
+        },
+        options=SetOptions(limit=2),
+        seeds=(0,),
+    )
+    rows = {row.attack: row for row in most_asked(asked)}
+    run = run_evaluation(tmp_path, asked, is_judged=False)
+    assert run is not None
+    spent: Counter[str] = Counter()
+    with run:
+        for task, outcome in run.tasks():
+            assert outcome is not None and outcome.status == "done"
+            spent[task.attack] += outcome.budget.forward_passes
+    most = {name: row.asked[PASSES] for name, row in rows.items() if row.asked is not None}
+    assert most.keys() == spent.keys()
+    assert all(0 < number <= most[name] for name, number in spent.items()), (spent, most)
+    if decoder["steps"] == 3:  # the decoder's own steps are no bound
+        own = most["dija_canvas"]
+        assert spent["dija"] > own and spent["decoding_order"] > own
+    elif model == "testbed":
+        assert spent["traj_hijack"] > most["dija_canvas"]
+
+
+def test_a_template_has_no_bound_where_the_context_is_not_known():
+    elsewhere = replace(config("dija", "direct"), subjects=subjects_of("owner/elsewhere"))
+    elsewhere = replace(elsewhere, sets=("advbench_50",))
+    rows = most_asked(elsewhere, {"attacker": ScriptedChat("unread")})
+    assert {row.attack: row.asked is None for row in rows} == {
+        "dija": True,
+        "direct": False,
+    }
 
 
 def test_what_is_not_applicable_costs_nothing(tmp_path):

@@ -29,6 +29,8 @@ from mosa.attacks.wording import Wording
 from mosa.chat.base import ChatReply, ChatRequest, quoted
 from mosa.chat.text import fill_fields, without_strings
 from mosa.denoising import Action, DecoderConfig, RowView
+from mosa.denoising.schedule import most_passes
+from mosa.families.attention import AttentionPattern
 from mosa.inputs import checked
 from mosa.types import (
     Access,
@@ -528,6 +530,9 @@ class Bound:
         return {name: number for name, number in vars(self).items() if number}
 
 
+MostPasses = Callable[[DecoderConfig, AttentionPattern, int | None], int | None]
+"""By the subject's decoder, its attention, and the tokens of its context as far as these are known;
+None where they would have to be."""
 Decides = Literal["best rated", "only", "any"]
 """Which of an attack's tries on a case is its outcome: the one that its loop rates best (the last
 of equals), which `Attempt.selected` names; the only one; or any of them, as for attacks whose
@@ -552,6 +557,8 @@ class Attack:
     decides: Decides
     bound: Callable[[Any, Wording], Bound] | None = None
     """The most that it asks under its settings in a wording; probes state none."""
+    passes: MostPasses = lambda decoder, attention, _: most_passes(decoder, attention)
+    """In how many passes a response is full at most."""
     roles: tuple[ChatRole, ...] = ()
     """The chat models that it asks for."""
     takes: tuple[str, ...] = ()

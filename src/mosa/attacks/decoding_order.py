@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosa.attacks.base import PLANNED, Attack, Attempts, Bound, Query, Target
+from mosa.denoising import DecoderConfig
+from mosa.denoising.schedule import most_passes, most_passes_by_token
+from mosa.families.attention import AttentionPattern
 from mosa.types import UserError
 
 WHOLE_ORDERS = ("right_to_left", "left_to_right", "random")
@@ -70,6 +73,16 @@ def settings_of_order(order: str, target: Target) -> dict[str, Any]:
     raise UserError(f"there is no order {order}; choose from {known}")
 
 
+def most_passes_of_an_order(
+    decoder: DecoderConfig, attention: AttentionPattern, _: int | None
+) -> int:
+    """Blocks of few tokens take more steps than the decoder has, and none more than its tokens."""
+    as_given = most_passes(decoder, attention)
+    if decoder.renoise is not None:  # fewer steps are all that is tried
+        return as_given
+    return max(as_given, most_passes_by_token(decoder, attention))
+
+
 ATTACK = Attack(
     name="decoding_order",
     title="changed order of writing",
@@ -80,6 +93,7 @@ ATTACK = Attack(
     presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
     bound=lambda config, _: Bound(len(config.orders)),
+    passes=most_passes_of_an_order,
     decides="any",
     version=2,
 )

@@ -32,13 +32,16 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.chat.replies import read_whole
+from mosa.denoising import DecoderConfig
+from mosa.denoising.schedule import most_passes, most_passes_by_token
+from mosa.families.attention import AttentionPattern
 from mosa.types import Response
 
 SPAN = re.compile(r"<mask:(\d{1,3})>")
@@ -208,6 +211,17 @@ def reply_of(target: Target, response: Response) -> tuple[str, str]:
     return f"{written}\n{response.text}", f"{target.decode(turn)}\n{response.full_text}"
 
 
+def most_passes_of_a_prompt(
+    decoder: DecoderConfig, attention: AttentionPattern, context: int | None
+) -> int | None:
+    """One for each mask of a template, of which the attacker may write as many as the context
+    holds; under `hygiene` as the decoder says."""
+    if context is None:
+        return None
+    whole = replace(decoder, max_new_tokens=context, rules=(), block_length=None, steps=context)
+    return max(most_passes(decoder, attention), most_passes_by_token(whole, attention))
+
+
 HYGIENE = {"paper": {}, "reduced": {}, "smoke": {}, "hygiene": {"hygiene": True}}
 DIJA = Attack(
     name="dija",
@@ -221,6 +235,7 @@ DIJA = Attack(
     presets=HYGIENE,
     run=as_canvas,
     bound=lambda config, _: Bound(1, attacker=config.num_retries),
+    passes=most_passes_of_a_prompt,
     decides="only",
     version=5,
 )

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mosa.attacks.base import Attack, Attempts, Bound, Edit, Query, Settings, Target
+from mosa.denoising import DecoderConfig
+from mosa.denoising.schedule import most_passes, most_passes_by_token
+from mosa.families.attention import AttentionPattern
 from mosa.types import UserError
 
 HijackWay = Literal["redirect", "remask only", "prefix only"]
@@ -55,6 +58,15 @@ def run(target: Target, config: TrajHijackConfig) -> Attempts:
     return target.tries((way, queries[way]) for way in config.ways)
 
 
+def most_passes_of_two_fillings(
+    decoder: DecoderConfig, attention: AttentionPattern, _: int | None
+) -> int:
+    """What is masked again may be filled one token a pass, after all steps of the decoder."""
+    as_given = most_passes(decoder, attention)
+    again = as_given if decoder.renoise is not None else most_passes_by_token(decoder, attention)
+    return as_given + again
+
+
 ATTACK = Attack(
     name="traj_hijack",
     title="refusal masked again",
@@ -69,5 +81,6 @@ ATTACK = Attack(
     },
     run=run,
     bound=lambda config, _: Bound(len(config.ways)),
+    passes=most_passes_of_two_fillings,
     decides="any",
 )

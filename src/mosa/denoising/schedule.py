@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -219,6 +219,13 @@ def most_passes(config: DecoderConfig, attention: AttentionPattern) -> int:
         num_visits = num_again + num_blocks + (config.stages is not None)
         found += config.max_post_steps * num_visits
     return found + num_again
+
+
+def most_passes_by_token(config: DecoderConfig, attention: AttentionPattern) -> int:
+    """The same under any number of steps and any blocks: a pass fills one token at least. Rules are
+    left out."""
+    by_token = replace(config, steps=config.max_new_tokens, block_length=1, rules=())
+    return most_passes(by_token, attention)
 
 
 class Pace:

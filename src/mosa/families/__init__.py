@@ -42,6 +42,7 @@ __all__ = [
     "DiffusionLM",
     "Family",
     "attention_of",
+    "context_of",
     "decoder_of",
     "load_model",
     "new_model",
@@ -98,6 +99,15 @@ def attention_of(model: str | Path) -> AttentionPattern:
         checkpoint.read_config(packaged_folder(model) or folder_of(model)), model
     )
     return family.attention(config)
+
+
+def context_of(model: str | Path) -> int:
+    """How many tokens, prompt and response together, a checkpoint on this machine was made for; the
+    weights are not read."""
+    family, config = _complete(
+        checkpoint.read_config(packaged_folder(model) or folder_of(model)), model
+    )
+    return family.network_config(config).get_text_config().max_position_embeddings
 
 
 def decoder_of(model: str | Path) -> str | None:

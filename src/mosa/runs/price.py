@@ -18,8 +18,8 @@ from mosa.attacks import Query
 from mosa.attacks.base import ChatRole
 from mosa.chat.base import ChatModel
 from mosa.denoising import check_decoder
-from mosa.denoising.schedule import length_of_blocks, most_passes
-from mosa.families import attention_of, load_model, packaged_folder
+from mosa.denoising.schedule import length_of_blocks
+from mosa.families import attention_of, context_of, load_model, packaged_folder
 from mosa.families.attention import FULL, AttentionPattern
 from mosa.hub.folders import folder_of
 from mosa.inputs import is_folder
@@ -70,7 +70,8 @@ class AskedRow:
     """Cases and seeds; 0 where the pair is not applicable."""
     asked: Mapping[str, int] | None
     """The most of each kind: responses (`target`), replies by role, forward passes of a local
-    model, tokens of a served model's responses. None where the attack states no bound."""
+    model, tokens of a served model's responses. None where the attack states no bound, or its
+    passes go by the context of a model that is not on this machine."""
     reason: str = ""
     """Why it is not applicable."""
 
@@ -88,7 +89,7 @@ def most_asked(
     courses = courses_of(sets, attacks, world, chats or {})
     rows = []
     for subject in config.subjects:
-        attention = _attention(subject)
+        attention, context = _attention(subject)
         planned, left_out = plan(
             subject, "", courses, config.seeds, block_length=attention.block_length
         )
@@ -96,20 +97,27 @@ def most_asked(
         for each in planned:
             groups[each.task.case_set, each.task.attack, each.task.preset].append(each)
         for place, tasks in groups.items():
-            rows.append(AskedRow(subject.name, *place, len(tasks), _asked_by(tasks, attention)))
+            rows.append(
+                AskedRow(subject.name, *place, len(tasks), _asked_by(tasks, attention, context))
+            )
         for pair in left_out:
             place = pair.case_set, pair.attack, pair.preset
             rows.append(AskedRow(subject.name, *place, 0, {}, pair.reason))
     return rows
 
 
-def _attention(subject: Subject) -> AttentionPattern:
-    """That of a model on this machine; of any other it is not known before it is loaded."""
+def _attention(subject: Subject) -> tuple[AttentionPattern, int | None]:
+    """Attention and context of a model on this machine; of any other neither is known before it is
+    loaded."""
     is_here = packaged_folder(subject.model) or is_folder(folder_of(subject.model))
-    return attention_of(subject.model) if is_here and not subject.is_served else FULL
+    if not is_here or subject.is_served:
+        return FULL, None
+    return attention_of(subject.model), context_of(subject.model)
 
 
-def _asked_by(tasks: list[Planned], attention: AttentionPattern) -> dict[str, int] | None:
+def _asked_by(
+    tasks: list[Planned], attention: AttentionPattern, context: int | None
+) -> dict[str, int] | None:
     """What tasks of one attack ask at most, with the passes that a local model's responses take,
     and the tokens that a served model's have."""
     first = tasks[0]
@@ -120,11 +128,14 @@ def _asked_by(tasks: list[Planned], attention: AttentionPattern) -> dict[str, in
         name: number * len(tasks)
         for name, number in bound(first.chosen.config, first.course.wording).asked.items()
     }
-    decoder = first.subject.decoder_for(first.chosen.attack, 0)
+    attack = first.chosen.attack
+    decoder = first.subject.decoder_for(attack, 0)
     if first.subject.is_served:
         asked[ANSWER_TOKENS] = asked.get("target", 0) * decoder.max_new_tokens
     else:
-        passes = most_passes(decoder, attention)
+        passes = attack.passes(decoder, attention, context)
+        if passes is None:
+            return None
         asked[PASSES] = asked.get(PASSES, 0) + asked.get("target", 0) * passes
     return asked
 
