@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 from made_runs import begun, made_set, record
-from two_stages import two_stages
+from two_stages import read_written, two_stages, write_late
 
 import mosa
 from mosa import cli, terminal
@@ -78,7 +79,7 @@ def test_jobs_have_a_row_each_while_they_run_and_one_for_all(capsys, monkeypatch
     drawn = []
     monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 1e9)  # however slow the machine is
     monkeypatch.setattr(LiveBar, "update", kept(drawn, LiveBar.update))
-    run_jobs({"one": two_stages, "two": two_stages}, num_workers)
+    run_jobs({"one": [two_stages], "two": [two_stages]}, num_workers)
     lines = capsys.readouterr().out.splitlines()
     assert sorted(lines) == ["one: aligning", "one: attacks", "two: aligning", "two: attacks"]
     assert drawn[0] == ("models done", 0, 2) and drawn[-1] == ("models done", 2, 2)
@@ -88,6 +89,25 @@ def test_jobs_have_a_row_each_while_they_run_and_one_for_all(capsys, monkeypatch
         ("one: attacks", 0, None),
         ("one: attacks", 1, 2),
     ]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_what_follows_a_job_waits_for_it_and_a_name_is_done_with_its_last(
+    tmp_path, monkeypatch, num_workers
+):
+    """Two jobs under "one", the second of which reads what the first has written."""
+    drawn = []
+    monkeypatch.setattr(LiveBar, "update", kept(drawn, LiveBar.update))
+    written, heard = tmp_path / "written", []
+    jobs = {
+        "one": [partial(write_late, written), partial(read_written, written)],
+        "two": [two_stages],
+    }
+    run_jobs(jobs, num_workers, lambda: heard.append(written.exists()))
+    assert written.read_text() == "read"
+    done = [done for what, done, _ in drawn if what == "models done"]
+    assert done == sorted(done) and [*dict.fromkeys(done)] == [0, 1, 2]
+    assert True in heard  # after the first of "one", whose second goes on or is still to begin
 
 
 def kept(calls, update):

@@ -130,7 +130,7 @@ def run_demo(out: Path, config: DemoConfig) -> None:
                 out,
                 config,
                 lambda _, progress: bar.update("original: first attack", *progress),
-                None,
+                [None],
                 [HARMFUL],
                 FIRST_ATTACKS,
                 limit=config.num_objects,
@@ -143,7 +143,9 @@ def run_demo(out: Path, config: DemoConfig) -> None:
         )
         # The robust alignment takes longest: it comes first, and the others share the other worker.
         names = (*reversed(ALIGNED), "original")
-        jobs = {LABELS[name]: partial(run_model, name, out, config) for name in names}
+        jobs = {LABELS[name]: [partial(run_model, name, out, config)] for name in names}
+        for name in ALIGNED:
+            jobs[LABELS[name]].append(partial(run_moments, name, out, config))
         run_jobs(jobs, config.workers, lambda: write_demo_report(out, config))
         write_demo_report(out, config)
 
@@ -203,25 +205,34 @@ def run_model(name: str, out: Path, config: DemoConfig, emit: Emit) -> None:
             max_steps=config.align_steps,
             moments=CURVE_FRACTIONS,
         )
-        adapter = train(recipe, config.testbed, out / "adapters" / name, emit)
+        adapter = train(recipe, config.testbed, adapter_folder(name, out), emit)
 
     record = partial(measure_into, out, config, emit, seed=config.seed)
     emit("stage", "attacks")
-    record(adapter, [HARMFUL], ATTACKS, limit=config.num_objects)
+    record([adapter], [HARMFUL], ATTACKS, limit=config.num_objects)
     emit("stage", "harmless requests")
-    record(adapter, HARMLESS_SETS, ["direct"], limit=config.num_benign)
+    record([adapter], HARMLESS_SETS, ["direct"], limit=config.num_benign)
     emit("stage", "useful tasks")
-    record(adapter, [ALL_TASKS], ["direct"], limit=config.num_tasks)
+    record([adapter], [ALL_TASKS], ["direct"], limit=config.num_tasks)
     if name in PROBED:
         emit("stage", "probe")
         num = min(PROTOCOLS[PROBE]["quick"].num_cases, config.num_objects)
-        record(adapter, [HARMFUL], [PROBE], limit=num, preset="quick")
-    if adapter is not None:
-        emit("stage", "along the training")
-        num = min(config.num_curve, config.num_objects)
-        for moment in moments_of(adapter):
-            record(moment, [HARMFUL], CURVE_ATTACKS, limit=num)
-            record(moment, [CURVE_SET], ["direct"], limit=config.num_curve)
+        record([adapter], [HARMFUL], [PROBE], limit=num, preset="quick")
+
+
+def adapter_folder(name: str, out: Path) -> Path:
+    """The folder of an aligned model's adapter."""
+    return out / "adapters" / name
+
+
+def run_moments(name: str, out: Path, config: DemoConfig, emit: Emit) -> None:
+    """Record what is not recorded yet of the moments of an alignment that is done."""
+    emit("stage", "along the training")
+    record = partial(measure_into, out, config, emit, seed=config.seed)
+    num = min(config.num_curve, config.num_objects)
+    moments = moments_of(adapter_folder(name, out))
+    record(moments, [HARMFUL], CURVE_ATTACKS, limit=num)
+    record(moments, [CURVE_SET], ["direct"], limit=config.num_curve)
 
 
 # --- results --------------------------------------------------------------------------------------

@@ -196,14 +196,14 @@ def run_methods(out: Path, config: MethodsConfig) -> Path:
     with claim_folder(out, "mosa testbed tables"):
         world = world_of(config.testbed)
         keep_settings(out, "methods", config, load_testbed(config.testbed))
-        jobs = {ORIGINAL: partial(run_cell, None, 0, out, config)}
+        jobs = {ORIGINAL: [partial(run_cell, None, 0, out, config)]}
         # Seed by seed within the methods; what comes later adds to their tables and not to others.
         first = METHODS_TABLE.values() if "methods" in config.tables else []
         methods = [cell for cell in cells if cell in first]
         others = [cell for cell in cells if cell not in first]
         for group in (methods, others):
             for seed, cell in itertools.product(range(config.num_seeds), group):
-                jobs[name_of(cell, seed)] = partial(run_cell, cell, seed, out, config)
+                jobs[name_of(cell, seed)] = [partial(run_cell, cell, seed, out, config)]
         run_jobs(jobs, config.workers)
         limit = max(config.num_benign, config.num_tasks)
         judge_recorded(out, world, JUDGES, (HARMLESS, ALL_TASKS), limit=limit)
@@ -224,13 +224,14 @@ def run_cell(
 
     record = partial(measure_into, out, config, emit, seed=0)
     emit("stage", "measuring")
-    record(adapter, [HARMFUL], ATTACKS, limit=config.num_objects)
-    record(adapter, [HARMLESS], ["direct"], limit=config.num_benign)
-    record(adapter, [ALL_TASKS], ["direct"], limit=config.num_tasks)
-    for moment in moments_of(adapter) if adapter is not None else ():
-        emit("stage", f"after {moment.name.rpartition(MOMENT)[2]} updates")
-        record(moment, [HARMFUL], MOMENT_ATTACKS, limit=config.num_objects)
-        record(moment, [RECALL], ["direct"], limit=config.num_tasks)
+    record([adapter], [HARMFUL], ATTACKS, limit=config.num_objects)
+    record([adapter], [HARMLESS], ["direct"], limit=config.num_benign)
+    record([adapter], [ALL_TASKS], ["direct"], limit=config.num_tasks)
+    if adapter is not None:
+        emit("stage", "along the training")
+        moments = moments_of(adapter)
+        record(moments, [HARMFUL], MOMENT_ATTACKS, limit=config.num_objects)
+        record(moments, [RECALL], ["direct"], limit=config.num_tasks)
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def measure_into(
     out: Path,
     config: ExperimentConfig,
     emit: Emit,
-    adapter: Path | None,
+    adapters: Sequence[Path | None],
     sets: Sequence[str],
     attacks: Sequence[str],
     *,
@@ -174,12 +174,14 @@ def measure_into(
     seed: int,
     preset: str = "smoke",
 ) -> None:
-    """Record what the experiment's run does not hold yet of the testbed with an adapter; nothing is
-    judged."""
+    """Record what the experiment's run does not hold yet of the testbed with each of some adapters;
+    nothing is judged."""
     run = run_evaluation(
         run_folder(out),
         EvaluateConfig(
-            (testbed_subject(config.testbed, adapter, steps=config.steps),),
+            tuple(
+                testbed_subject(config.testbed, adapter, steps=config.steps) for adapter in adapters
+            ),
             tuple(sets),
             tuple(attacks),
             preset,

@@ -265,13 +265,12 @@ def _begin(
             asked = [*chats.values(), *chats_of(judges)]
         else:
             asked = chats_of([judge for judge in judges if _has_unjudged(run, judge)])
-        done = {task.key for task, outcome in run.tasks() if outcome and outcome.status == "done"}
         waiting: dict[str, tuple[ServedResponder, DecoderConfig]] = {}
         for subject in subjects:
             if subject.name in served:
                 responder = served[subject.name]
                 planned, _ = plan(subject, responder.identity, courses, config.seeds)
-                if any(each.task.key not in done for each in planned):
+                if not all(run.is_done(each.task.key) for each in planned):
                     waiting[subject.name] = responder, subject.full_decoder
                 elif subject.name in recorded:
                     responder.told = recorded[subject.name].server or {}

@@ -506,7 +506,9 @@ class Run:
     ) -> list[tuple[Task, Outcome | None]]:
         """The tasks as planned, in their order, of one status or subject where these are given."""
         where, values = ("", ()) if subject is None else ("WHERE subject = ?", (subject,))
-        outcomes = {row[0]: found for row, found in self._records(Outcome, "outcomes")}
+        of_tasks = f"WHERE task IN (SELECT key FROM tasks {where})" if where else ""
+        known = self._records(Outcome, "outcomes", of_tasks, *values)
+        outcomes = {row[0]: found for row, found in known}
         found = []
         for _, task in self._records(Task, "tasks", f"{where} ORDER BY id", *values):
             outcome = outcomes.get(task.key)
