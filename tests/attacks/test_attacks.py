@@ -115,7 +115,7 @@ def attack(
         ("prefill", {"positions": []}, ("positions",)),
         ("prefill", {"positions": None}, ("prefill", "positions")),
         ("pal", {"num_target_queries": None}, ("num_target_queries",)),
-        ("best_of_n", {"num_tries": "many"}, ("best_of_n", "num_tries", "many")),
+        ("best_of_n", {"num_tries": "many"}, ("best_of_n", "num_tries", "int")),
         ("best_of_n", {"num_tries": 0}, ("num_tries=0",)),
         ("anchoring", {"of_steps": 0}, ("of_steps=0",)),
         ("anchoring", {"times": [500]}, ("times", "500", "of_steps")),
