@@ -21,7 +21,7 @@ def wait(emit):
     time.sleep(600)
 
 if __name__ == "__main__":
-    run_jobs({"a": wait, "b": wait}, 2)
+    run_jobs({"a": [wait], "b": [wait]}, 2)
 """
 
 
