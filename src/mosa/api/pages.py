@@ -13,8 +13,6 @@ from mosa.api.runs import (
     AnyPath,
     data_frame,
     html_legend,
-    html_table,
-    text_table,
     with_legend,
 )
 from mosa.evidence.compare import Comparison, compare_sides, side
@@ -33,6 +31,7 @@ from mosa.reporting.content import Content
 from mosa.reporting.page import claim_page, write_page
 from mosa.reporting.tables import TABLES_BY, write_tables
 from mosa.stats.rates import format_rate
+from mosa.tables import html_table, text_table
 from mosa.terminal import LiveBar
 from mosa.types import UserError
 

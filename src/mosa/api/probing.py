@@ -24,7 +24,7 @@ from mosa.evidence.findings import Finding, HeatMap, LineChart, findings_of
 from mosa.evidence.findings.base import numbers_of
 from mosa.families import DiffusionLM
 from mosa.files import check_folder, claim_folder, plain_cell, write_json, write_text, writing
-from mosa.probes import PROBES
+from mosa.probes import probe_named
 from mosa.reporting.charts import save
 from mosa.runs.evaluate import EvaluateConfig, OnProgress, run_evaluation
 from mosa.runs.judging import JudgeConfig
@@ -127,8 +127,7 @@ def run_probes(
     """
     chosen = choose_attacks(config.attacks, config.preset, config.attack_options)
     for each in chosen:
-        if each.attack.name not in PROBES:
-            raise UserError(f"{each.attack.name} is no probe; choose from {', '.join(PROBES)}")
+        probe_named(each.attack.name)
 
     def check() -> None:
         for subject in config.subjects:

@@ -37,7 +37,7 @@ from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import NO_ADAPTER, Subject
 from mosa.stats.rates import format_rate, format_value
-from mosa.terminal import printable
+from mosa.tables import html_table, text_table
 from mosa.types import UserError
 
 if TYPE_CHECKING:
@@ -510,17 +510,6 @@ def data_frame(records: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
     return pandas.DataFrame([dict(record) for record in records])
 
 
-def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows below headings, each column as wide as its widest entry."""
-    table = [headings, *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
-    return "\n".join([*lines, *([] if rows else ["(nothing yet)"])])
-
-
 def with_legend(table: str, figures: Iterable[Figure]) -> str:
     """A table as text, and what the marks in it mean."""
     return "\n".join(filter(None, (table, legend(figures))))
@@ -530,14 +519,3 @@ def html_legend(figures: Iterable[Figure]) -> str:
     """What the marks of a table mean, as HTML; empty where it has none."""
     told = legend(figures)
     return f"<p>{html.escape(told)}</p>" if told else ""
-
-
-def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as HTML."""
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        aligned = f'<{tag} style="text-align: left">'
-        return f"<tr>{''.join(f'{aligned}{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    body = "".join(line("td", [printable(cell) for cell in row]) for row in rows)
-    return f"<table><thead>{line('th', headings)}</thead><tbody>{body}</tbody></table>"

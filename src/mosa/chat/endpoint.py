@@ -581,8 +581,8 @@ def _error(answer: object) -> Any:
     for place in (answer, first):
         if is_json_object(place) and place.get("error"):
             return place["error"]
-    is_unusable = is_json_object(first) and first.get("finish_reason") == "error"
-    return "its finish_reason is error" if is_unusable else None
+    has_failed = is_json_object(first) and first.get("finish_reason") == "error"
+    return "its finish_reason is error" if has_failed else None
 
 
 def _said(answer: Any) -> str:

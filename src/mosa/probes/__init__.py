@@ -14,8 +14,9 @@ mosa/evidence/findings reads them, and `mosa analyze` does both.
 from mosa.attacks.base import Attack
 from mosa.probes import depth, order, position, step, suffix
 from mosa.probes.base import Protocol
+from mosa.types import UserError
 
-__all__ = ["PROBES", "PROTOCOLS"]
+__all__ = ["PROBES", "PROTOCOLS", "probe_named"]
 
 _MODULES = (position, suffix, order, step, depth)
 
@@ -25,3 +26,10 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
     module.ATTACK.name: module.PROTOCOLS for module in _MODULES
 }
 """What each preset of a probe is meant to be run on."""
+
+
+def probe_named(name: str) -> Attack:
+    """The probe of that name; UserError where none has it."""
+    if name not in PROBES:
+        raise UserError(f"{name} is no probe; choose from {', '.join(PROBES)}")
+    return PROBES[name]

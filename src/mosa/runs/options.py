@@ -15,7 +15,7 @@ from mosa.attacks.base import ChatRole
 from mosa.chat import ChatModel, ChatOptions, chat_model, check_endpoints, key_variables
 from mosa.denoising import DecoderConfig
 from mosa.denoising.published import over_published
-from mosa.probes import PROBES, PROTOCOLS
+from mosa.probes import PROBES, PROTOCOLS, probe_named
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.judging import (
     JudgeConfig,
@@ -128,9 +128,7 @@ def judges_of_run(
 def probe_config(name: str, options: Options, settings: Options) -> EvaluateConfig:
     """The evaluation by one probe with its own `settings`: on what its preset is meant to be run,
     and over that the options; UserError for a probe or a preset that is none."""
-    if name not in PROBES:
-        raise UserError(f"{name} is no probe; choose from {', '.join(PROBES)}")
-    PROBES[name].config(options["preset"], settings)  # before its protocol is looked up
+    probe_named(name).config(options["preset"], settings)  # before its protocol is looked up
     meant = PROTOCOLS[name][options["preset"]]
     length = meant.max_new_tokens
     return evaluation_config(

@@ -37,6 +37,7 @@ from mosa.stats.rates import (
     once,
     rate_of,
 )
+from mosa.tables import html_table
 from mosa.terminal import printable
 from mosa.types import Response, Verdict
 
@@ -119,15 +120,12 @@ class Finding:
 
     def _repr_html_(self) -> str:
         """The key figures as a table, and what they say."""
-
-        def inside(tag: str, texts: Iterable[str]) -> str:
-            return "".join(f"<{tag}>{html.escape(printable(text))}</{tag}>" for text in texts)
-
-        rows = (
+        headings = ("subject and set", "figure", "value (95 % interval)")
+        rows = [
             (key.of, key.what, format_rate(key.figure, with_n=True)) for key in self.key_figures
-        )
-        table = "".join(f"<tr>{inside('td', row)}</tr>" for row in rows)
-        return f"<table>{table}</table>{inside('p', self.key_sentences)}"
+        ]
+        told = (f"<p>{html.escape(printable(text))}</p>" for text in self.key_sentences)
+        return html_table(headings, rows) + "".join(told)
 
     @property
     def name(self) -> str:
